@@ -1,0 +1,48 @@
+"""What a run talks to: providers, the ledger, the answers store and tables."""
+
+from __future__ import annotations
+
+from .errors import (
+    AmbiguousError,
+    BatchLLMError,
+    BusyError,
+    InputError,
+    MissingExtraError,
+    MissingSecretError,
+    ProtocolError,
+    ProviderError,
+    RefusedError,
+    StaleFenceError,
+    StorageError,
+    TableLockedError,
+    UnreachableError,
+    UserError,
+)
+from .ledger import Ledger
+from .machine import BatchMachine
+from .providers.local import LocalBatch
+from .providers.openai import BatchResource, OpenAIBatch
+from .tables import DuckDBTables
+
+__all__ = [
+    "AmbiguousError",
+    "BatchLLMError",
+    "BatchMachine",
+    "BatchResource",
+    "BusyError",
+    "DuckDBTables",
+    "InputError",
+    "Ledger",
+    "LocalBatch",
+    "MissingExtraError",
+    "MissingSecretError",
+    "OpenAIBatch",
+    "ProtocolError",
+    "ProviderError",
+    "RefusedError",
+    "StaleFenceError",
+    "StorageError",
+    "TableLockedError",
+    "UnreachableError",
+    "UserError",
+]

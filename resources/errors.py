@@ -63,7 +63,12 @@ class ProviderError(BatchLLMError):
     """
 
     def __init__(
-        self, message: str, *, status: int | None = None, code: str | None = None, retry_after: float | None = None
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status

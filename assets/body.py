@@ -1,0 +1,259 @@
+"""The body of every LLM asset: a run converges to the table, whoever started it and however often."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterExecutionInterruptedError
+
+from ..resources.duck import connect
+from ..resources.errors import (
+    BatchLLMError,
+    BusyError,
+    InputError,
+    MissingSecretError,
+    ProviderError,
+    RefusedError,
+    StorageError,
+    UnreachableError,
+)
+from ..resources.home import Home
+from ..resources.ledger import Attempt, AttemptState, Ledger, Origin, Plan, PlanId, PlanState
+from ..resources.machine import BatchMachine
+from ..resources.providers.openai import BatchResource
+from ..resources.tables import DuckDBTables
+from .collect import write_table
+from .look import look, unfinished
+from .plan import write_plan
+from .report import observation, result
+from .run import STATE_TAG, RunFacts, Waiting, sensor_will_come
+from .source import Source
+from .task import TaskSpec
+
+_STEP_SECONDS = 1.0
+_KEEPER_SECONDS = 3.0
+
+Events = Generator[dg.MaterializeResult[Any]]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """An LLM table as it was declared: its task, where its rows come from, and the resources it names."""
+
+    spec: TaskSpec
+    source: Source
+    llm: str
+    tables: str
+
+
+def converge(context: dg.AssetExecutionContext, declared: Declaration) -> Events:
+    """Plan or pick up the plan, ask what is missing, and either bring the table or let go."""
+    try:
+        run = RunFacts.of(context)
+        ledger = Ledger()
+        tables: DuckDBTables = getattr(context.resources, declared.tables)
+        machine = _machine(context, declared, ledger, run)
+        plan = _stored_plan(ledger, context, run) or _new_plan(context, declared, ledger, machine, tables, run)
+        yield from _Convergence(context, ledger, machine, tables, run, plan).go()
+    except BatchLLMError as error:
+        # A mistake stays one however often it is tried; a lock or a lost connection may pass.
+        final = isinstance(error, InputError | MissingSecretError | RefusedError)
+        asset = context.asset_key.to_user_string()
+        raise dg.Failure(f"{asset}: {error.message}", allow_retries=not final) from error
+
+
+def _machine(context: dg.AssetExecutionContext, declared: Declaration, ledger: Ledger, run: RunFacts) -> BatchMachine:
+    resource: BatchResource = getattr(context.resources, declared.llm)
+    return BatchMachine(ledger, {declared.llm: resource.provider()}, run.run_id)
+
+
+def _stored_plan(ledger: Ledger, context: dg.AssetExecutionContext, run: RunFacts) -> Plan | None:
+    """The plan that a collect run was sent for: it never plans again."""
+    asset = context.asset_key.to_user_string()
+    plans = [ledger.plans.get(PlanId(name)) for name in run.plans]
+    return next((plan for plan in plans if plan.asset == asset), None)
+
+
+def _new_plan(
+    context: dg.AssetExecutionContext,
+    declared: Declaration,
+    ledger: Ledger,
+    machine: BatchMachine,
+    tables: DuckDBTables,
+    run: RunFacts,
+) -> Plan:
+    spec, plan = declared.spec, PlanId(ledger.clock.token())
+    inputs = _input_versions(context)
+    engine = connect()
+    with tempfile.TemporaryDirectory(prefix="batch_llm_") as scratch:
+        declared.source.bind(engine, context=context, tables=tables, scratch=Path(scratch))
+        profile = machine.provider(declared.llm).profile
+        sizes = write_plan(
+            engine, spec=spec, profile=profile, home=Home(ledger.home), plan=plan, partitions=run.partitions
+        )
+    ledger.looks.declare(spec.request)
+    return ledger.plans.open(
+        Plan(
+            id=plan,
+            state=PlanState.OPEN,
+            asset=context.asset_key.to_user_string(),
+            partitions=run.partitions,
+            task=spec.request.task,
+            llm=declared.llm,
+            spec=spec.to_json(),
+            code_version=context.assets_def.code_versions_by_key[context.asset_key] or spec.version,
+            inputs=inputs,
+            origin=run.origin,
+            run=run.run_id,
+            location=run.location,
+            backfill=run.backfill,
+            rows=sizes.rows,
+            keys=sizes.keys,
+            created_at=ledger.clock.now(),
+        ),
+        Origin(run.origin, run.selection, run.carried),
+    )
+
+
+def _input_versions(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """The upstream versions that this plan reads, as the tags with which Dagster stamps a materialization."""
+    tags: dict[str, str] = {}
+    for key in context.job_def.asset_layer.get(context.asset_key).parent_keys:
+        record = context.instance.get_latest_data_version_record(key)
+        version = record.event_log_entry.tags.get("dagster/data_version") if record else None
+        tags[f"dagster/input_data_version/{key.to_user_string()}"] = version or "INITIAL"
+        tags[f"dagster/input_event_pointer/{key.to_user_string()}"] = str(record.storage_id) if record else "NULL"
+    return tags
+
+
+class _Convergence:
+    """One run's work on one plan."""
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        ledger: Ledger,
+        machine: BatchMachine,
+        tables: DuckDBTables,
+        run: RunFacts,
+        plan: Plan,
+    ) -> None:
+        self._context = context
+        self._ledger = ledger
+        self._machine = machine
+        self._tables = tables
+        self._run = run
+        self._plan = plan
+        self._spec = TaskSpec.from_json(plan.spec)
+        self._keeps = False
+
+    def go(self) -> Events:
+        try:
+            if not self._ledger.plans.hold(self._plan.id, self._run.run_id):
+                self._context.log.info("Another run is working on this plan at the moment; this one leaves it alone.")
+                return
+            if self._plan.state is PlanState.OPEN:
+                yield from self._bring()
+            else:
+                self._advance()  # the plan has ended, but answers that are paid are fetched and kept
+            if self._keeps:
+                self._stay_for_backfill()
+        except DagsterExecutionInterruptedError:
+            self._cancel()
+            raise
+        except (InputError, RefusedError) as error:
+            self._give_up(PlanState.FAILED, error.message)
+            raise
+        finally:
+            self._ledger.plans.let_go(self._plan.id, self._run.run_id)
+
+    def _bring(self) -> Events:
+        waiting: Waiting | None = None
+        while True:
+            self._ledger.plans.hold(self._plan.id, self._run.run_id)
+            self._advance()
+            look(self._ledger, self._machine.provider(self._plan.llm), self._plan, self._run.run_id)
+            self._advance()
+            if unfinished(self._ledger, self._plan) == 0:
+                yield from self._write()
+                return
+            if waiting is None:
+                waiting = self._how_to_wait()
+                self._announce(waiting)
+            if waiting is Waiting.DETACH:
+                return
+            self._ledger.clock.sleep(_STEP_SECONDS)
+            self._machine.poll(self._plan.llm)
+
+    def _advance(self) -> None:
+        """Take every step that can be taken now."""
+        for attempt in self._ledger.attempts.open_of_plan(self._plan.id):
+            try:
+                self._machine.step(attempt)
+            except (BusyError, UnreachableError) as error:
+                self._hopeless(attempt, error)
+                self._context.log.warning(error.message)
+            except RefusedError:
+                raise
+            except ProviderError as error:
+                self._context.log.warning(f"{error.message} It will be tried again.")
+
+    def _hopeless(self, attempt: Attempt, error: ProviderError) -> None:
+        """A server that can't be reached when a run asks for the first time is a mistake in the set-up."""
+        unsent = attempt.state is AttemptState.PLANNED and not self._run.plans
+        if unsent and isinstance(error, UnreachableError):
+            self._give_up(PlanState.FAILED, error.message)
+            raise error
+
+    def _write(self) -> Events:
+        plan = self._plan
+        if self._ledger.plans.is_outdated(plan):
+            message = "A later plan of this table is done, so this one's answers are kept and its table is not written."
+            self._context.log.info(message)
+            self._ledger.plans.close(plan.id, PlanState.SUPERSEDED, message)
+            return
+        collected = write_table(self._ledger, self._tables, self._context.asset_key, plan, self._spec)
+        metadata = result(self._ledger, self._ledger.plans.get(plan.id), self._spec, collected)
+        metadata |= self._tables.metadata(self._context.asset_key)
+        yield dg.MaterializeResult(metadata=metadata, tags={"dagster/code_version": plan.code_version, **plan.inputs})
+        self._ledger.plans.close(plan.id, PlanState.DONE)
+
+    def _how_to_wait(self) -> Waiting:
+        if self._run.location is None or not sensor_will_come(self._context.instance, self._context.run):
+            return Waiting.HOLD
+        if self._run.backfill is None:
+            return Waiting.DETACH
+        self._keeps = self._ledger.plans.keep(self._run.backfill, self._run.run_id)
+        return Waiting.KEEP if self._keeps else Waiting.DETACH
+
+    def _announce(self, waiting: Waiting) -> None:
+        attempts = self._ledger.attempts.open_of_plan(self._plan.id)
+        self._context.log_event(observation(self._context.asset_key, self._plan, attempts))
+        ids = ", ".join(attempt.batch_id or f"{attempt.state} {attempt.id}" for attempt in attempts)
+        self._context.log.info(f"Waiting for {len(attempts)} batch(es), {ids}: {waiting.value}.")
+        tags: Mapping[str, str] = {STATE_TAG: "waiting"}
+        if waiting is Waiting.DETACH:
+            self._context.instance.add_run_tags(self._run.run_id, dict(tags))
+
+    def _stay_for_backfill(self) -> None:
+        """Stay until no partition of the backfill waits any more; then leave in one step with that check."""
+        backfill = self._run.backfill or ""
+        while not self._ledger.plans.stop_keeping(backfill, self._run.run_id):
+            self._ledger.plans.keep(backfill, self._run.run_id)
+            self._ledger.clock.sleep(_KEEPER_SECONDS)
+
+    def _give_up(self, state: PlanState, message: str) -> None:
+        """End the plan; nothing unsent of it will ever be paid for."""
+        if self._ledger.plans.close(self._plan.id, state, message):
+            unsent = self._ledger.attempts.void_unsent(self._plan.id)
+            self._context.log.info(f"{unsent} request(s) that were not sent yet have been given up.")
+
+    def _cancel(self) -> None:
+        with contextlib.suppress(StorageError):
+            self._give_up(PlanState.CANCELLED, f"run {self._run.run_id} was cancelled")

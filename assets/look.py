@@ -1,0 +1,107 @@
+"""The look: which of a plan's requests have no answer and are not under way, and taking them without a gap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import duckdb
+import numpy as np
+
+from ..resources.answers import readable, unanswered_sql
+from ..resources.duck import connect, literal, parquet, rows, write_parquet
+from ..resources.home import Home
+from ..resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Plan, Snapshot
+from ..resources.providers.protocol import BatchProvider
+from ..resources.render import cut
+from .plan import REQUEST_COLUMNS
+
+_TRIES = 100
+_LEASE_POLL = 0.5
+
+
+def look(ledger: Ledger, provider: BatchProvider, plan: Plan, owner: str) -> int:
+    """Take the plan's keys that nobody has; gives how many. They are in planned attempts of the plan then.
+
+    Raises:
+        StorageError: A file that the ledger names can't be read; nothing was taken.
+    """
+    home = Home(ledger.home)
+    for _ in range(_TRIES):
+        if not ledger.looks.take(plan.task, owner):
+            ledger.clock.sleep(_LEASE_POLL)  # another look at this task is under way; what it takes, we need not
+            continue
+        snapshot = ledger.looks.snapshot(plan.task)
+        try:
+            attempts, waits_for = _missing(ledger, home, provider, plan, snapshot)
+        except duckdb.Error as error:
+            raise readable(error, home.folder) from error
+        if ledger.looks.insert(plan.task, snapshot.fence, plan.id, attempts, waits_for):
+            return sum(attempt.rows for attempt in attempts)
+        for attempt in attempts:
+            home.manifest(attempt.manifest).unlink()
+    raise readable(duckdb.Error(f"the task {plan.task[:12]} is being looked at all the time"), home.folder)
+
+
+def _missing(
+    ledger: Ledger, home: Home, provider: BatchProvider, plan: Plan, snapshot: Snapshot
+) -> tuple[list[Attempt], list[str]]:
+    engine = connect()
+    engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
+    manifests = [home.manifest(name) for _, name in snapshot.open_manifests]
+    answers = [home.answers(name) for name in snapshot.answers_files]
+    engine.execute(f"""
+        CREATE TEMP TABLE missing AS
+        SELECT row_number() OVER () - 1 AS n, * FROM ({unanswered_sql("request", manifests, answers)})
+    """)
+    sizes = np.asarray(engine.execute("SELECT bytes FROM missing ORDER BY n").fetchnumpy()["bytes"], dtype=np.int64)
+    attempts: list[Attempt] = []
+    for start, end in cut(sizes, provider.profile):
+        attempt = AttemptId(ledger.clock.token())
+        name = f"{attempt}.parquet"
+        shard = f"SELECT n - {start} AS row, key FROM missing WHERE n >= {start} AND n < {end} ORDER BY n"
+        write_parquet(engine, shard, home.manifest(name))
+        attempts.append(
+            Attempt(
+                id=attempt,
+                state=AttemptState.PLANNED,
+                task=plan.task,
+                plan=plan.id,
+                llm=plan.llm,
+                account=provider.account,
+                manifest=name,
+                rows=end - start,
+                created_at=ledger.clock.now(),
+            )
+        )
+    return attempts, _overlapping(engine, home, snapshot)
+
+
+def _overlapping(engine: duckdb.DuckDBPyConnection, home: Home, snapshot: Snapshot) -> list[str]:
+    """The open attempts that hold a key of the plan."""
+    if not snapshot.open_manifests:
+        return []
+    paths = {str(home.manifest(name)): attempt for attempt, name in snapshot.open_manifests}
+    listed = ", ".join(literal(path) for path in paths)
+    found = rows(
+        engine,
+        f"SELECT DISTINCT filename FROM read_parquet([{listed}], filename=true) SEMI JOIN request USING (key)",
+    )
+    return [paths[path] for (path,) in found]
+
+
+def unfinished(ledger: Ledger, plan: Plan) -> int:
+    """How many of the plan's requests are neither answered nor given up."""
+    home = Home(ledger.home)
+    engine = connect()
+    engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
+    try:
+        missing = unanswered_sql("request", [], answers_of(ledger, home, plan))
+        return int(rows(engine, f"SELECT count(*) FROM ({missing})")[0][0])
+    except duckdb.Error as error:
+        raise readable(error, home.folder) from error
+
+
+def answers_of(ledger: Ledger, home: Home, plan: Plan) -> Sequence[Path]:
+    """The answers files of the plan's task."""
+    return [home.answers(name) for name in ledger.looks.snapshot(plan.task).answers_files]

@@ -1,0 +1,129 @@
+"""What a row's answer becomes: typed columns, and the schema that the provider has to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..resources.duck import literal
+from ..resources.errors import InputError
+from ..resources.request import Operation
+
+
+@dataclass(frozen=True)
+class Column:
+    """One output column.
+
+    Attributes:
+        name: Its name in the table.
+        sql_type: DuckDB type; ``FLOAT[]`` becomes fixed-size when its length is known.
+        sql: SQL over an answer's ``answer`` (text or JSON) and ``vector``.
+        description: For the catalogue.
+    """
+
+    name: str
+    sql_type: str
+    sql: str
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Exactly one of a set of labels.
+
+    Args:
+        labels: Label → what it means, or just the labels. Descriptions are part of the question and buy accuracy.
+        column: Name of the output column, a string that is checked to be one of the labels.
+
+    Raises:
+        InputError: Fewer than two labels, or one twice.
+    """
+
+    labels: Mapping[str, str]
+    column: str = "label"
+
+    def __init__(self, labels: Mapping[str, str] | Sequence[str], *, column: str = "label") -> None:
+        given = list(labels)
+        described = dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(given, "")
+        if len(described) != len(given):
+            raise InputError(f"A label is declared twice: {sorted(x for x in described if given.count(x) > 1)}.")
+        if len(described) < 2:
+            raise InputError(
+                f"Classification needs at least two labels, got {given}; with one there is nothing to ask."
+            )
+        object.__setattr__(self, "labels", described)
+        object.__setattr__(self, "column", column)
+
+    operation = Operation.CHAT
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """Strict JSON schema."""
+        label = {"type": "string", "enum": list(self.labels)}
+        return {
+            "type": "object",
+            "properties": {self.column: label},
+            "required": [self.column],
+            "additionalProperties": False,
+        }
+
+    @property
+    def instruction(self) -> str:
+        """The default system message."""
+        lines = [f"- {label}: {text}" if text else f"- {label}" for label, text in self.labels.items()]
+        return "\n".join(["Choose the one label that fits the text best. The labels are:", *lines])
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The output columns."""
+        path = literal('$."' + self.column.replace("\\", "\\\\").replace('"', '\\"') + '"')
+        return (Column(self.column, "VARCHAR", f"answer->>{path}", "one of the declared labels"),)
+
+
+@dataclass(frozen=True)
+class Vector:
+    """An embedding.
+
+    Args:
+        dimensions: Its length; None for the model's own.
+        column: Name of the output column, a fixed-size list of 32-bit floats.
+    """
+
+    dimensions: int | None = None
+    column: str = "vector"
+
+    operation = Operation.EMBEDDING
+    schema = None
+    instruction = ""
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The output columns."""
+        return (Column(self.column, "FLOAT[]", "vector", "embedding, 32-bit floats of one length"),)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Free text.
+
+    Args:
+        column: Name of the output column.
+        instruction: What to do with a row's prompt; the system message.
+    """
+
+    column: str = "text"
+    instruction: str = ""
+
+    operation = Operation.CHAT
+    schema = None
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The output columns."""
+        return (Column(self.column, "VARCHAR", "answer", "the answer as it came"),)
+
+
+Output = Labels | Vector | Text
+
+__all__ = ["Column", "Labels", "Output", "Text", "Vector"]

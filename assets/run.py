@@ -1,0 +1,98 @@
+"""What a Dagster run tells about itself, and who will look after a batch when the run ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+import dagster as dg
+from dagster import DagsterInstance, DagsterRun
+
+PLAN_TAG = "batch_llm/plan"
+"""On a collect run: ids of the plans it may finish, comma-separated."""
+ORIGIN_TAG = "batch_llm/origin"
+"""On a collect run: the run that started it all."""
+STATE_TAG = "batch_llm/state"
+"""On a run that has let go: ``waiting``."""
+SENSOR_NAME = "batch_llm_sensor"
+
+BACKFILL_TAG = "dagster/backfill"
+_RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+_PARTITION_TAG = "dagster/partition"
+
+
+class Waiting(Enum):
+    """How a run waits for its batches."""
+
+    DETACH = "the run ends; the sensor brings the answers"
+    KEEP = "the run stays for its backfill, which Dagster would otherwise call failed"
+    HOLD = "nobody would come back, so the run waits by itself"
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """The part of a run that planning and waiting depend on.
+
+    Attributes:
+        run_id: This run.
+        origin: The run that a person, schedule or backfill started; this one, unless it is a collect run.
+        plans: Plans that a collect run was sent for.
+        location: Code location; None if the run was not launched through one.
+        backfill: Backfill id, if it is part of one.
+        selection: Asset keys that the run has selected.
+        partitions: Partition keys of the run; empty if it has none.
+        carried: Tags that a collect run for it has to carry as well.
+    """
+
+    run_id: str
+    origin: str
+    plans: tuple[str, ...]
+    location: str | None
+    backfill: str | None
+    selection: tuple[str, ...]
+    partitions: tuple[str, ...]
+    carried: Mapping[str, str]
+
+    @classmethod
+    def of(cls, context: dg.AssetExecutionContext) -> RunFacts:
+        """Read the run of a context."""
+        run, tags = context.run, context.run.tags
+        partitioned = context.has_partition_key or context.has_partition_key_range
+        selected = sorted(key.to_user_string() for key in context.job_def.asset_layer.selected_asset_keys)
+        return cls(
+            run_id=run.run_id,
+            origin=tags.get(ORIGIN_TAG, run.run_id),
+            plans=tuple(filter(None, tags.get(PLAN_TAG, "").split(","))),
+            location=_location(run),
+            backfill=tags.get(BACKFILL_TAG),
+            selection=tuple(selected),
+            partitions=tuple(context.partition_keys) if partitioned else (),
+            carried={name: tags[name] for name in (BACKFILL_TAG, _PARTITION_TAG, *_RANGE_TAGS) if name in tags},
+        )
+
+
+def _location(run: DagsterRun) -> str | None:
+    origin = run.remote_job_origin
+    return origin.repository_origin.code_location_origin.location_name if origin else None
+
+
+def sensor_will_come(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Whether the daemon is alive and this location's sensor is switched on.
+
+    This is the one place that knows how a run lets go; the day Dagster offers suspended runs, it changes here.
+    """
+    if instance.is_ephemeral or run.remote_job_origin is None:
+        return False
+    statuses = instance.get_daemon_statuses(daemon_types=["SENSOR"])
+    if not all(status.healthy for status in statuses.values()):
+        return False
+    location = _location(run)
+    states = [
+        state
+        for state in instance.all_instigator_state()
+        if state.instigator_name == SENSOR_NAME
+        and state.origin.repository_origin.code_location_origin.location_name == location
+    ]
+    # A sensor that is declared RUNNING has no stored state until the daemon has seen it once.
+    return bool(states) and all(state.is_running for state in states)

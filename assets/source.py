@@ -1,0 +1,145 @@
+"""Where a table's rows come from: another asset, SQL over the tables, or a Python function over assets.
+
+A source is only read by the run that plans; the runs that collect use the plan's own copy.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import dagster as dg
+import duckdb
+import pyarrow as pa
+
+from ..resources.duck import connect, literal
+from ..resources.errors import InputError
+from ..resources.tables import DuckDBTables
+
+_SQL = re.compile(r"\s*(select|with|from)\s", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class AssetSource:
+    """Another asset, loaded through its IO manager."""
+
+    key: dg.AssetKey
+
+    @property
+    def deps(self) -> Sequence[dg.AssetKey]:
+        """The upstream assets."""
+        return [self.key]
+
+    def bind(self, engine: duckdb.DuckDBPyConnection, context: dg.AssetExecutionContext, **_: Any) -> None:
+        """Make the rows the relation ``source``."""
+        engine.register("source", _as_columns(_load(context, self.key, None), self.key.to_user_string()))
+
+
+@dataclass(frozen=True)
+class SqlSource:
+    """A query over the tables; the tables that it names are its dependencies."""
+
+    sql: str
+
+    @property
+    def deps(self) -> Sequence[dg.AssetKey]:
+        """The assets behind the tables that the query reads."""
+        try:
+            names = connect().get_table_names(self.sql, qualified=True)
+        except duckdb.Error as error:
+            raise InputError(f"The source query can't be parsed ({error}): {self.sql!r}") from error
+        return [dg.AssetKey([part.strip('"') for part in name.split(".")]) for name in sorted(names)]
+
+    def bind(
+        self,
+        engine: duckdb.DuckDBPyConnection,
+        context: dg.AssetExecutionContext,
+        *,
+        tables: DuckDBTables,
+        scratch: Path,
+    ) -> None:
+        """Make the rows the relation ``source``, through a copy, so that the database is free again at once."""
+        del context
+        file = scratch / "source.parquet"
+        tables.export(self.sql, file)
+        engine.execute(f"CREATE TEMP VIEW source AS FROM read_parquet({literal(str(file))})")
+
+
+@dataclass(frozen=True)
+class FunctionSource:
+    """A Python function over upstream assets; its arguments are asset names, as in Dagster's own assets."""
+
+    function: Callable[..., Any]
+    upstream: tuple[tuple[str, dg.AssetKey, type | None], ...]
+    wants_context: bool
+
+    @classmethod
+    def of(cls, function: Callable[..., Any]) -> FunctionSource:
+        """Read a function's signature."""
+        hints = get_type_hints(function)
+        names = list(inspect.signature(function).parameters)
+        wants_context = bool(names) and names[0] == "context"
+        upstream = tuple((n, dg.AssetKey(n), hints.get(n)) for n in names[int(wants_context) :])
+        return cls(function, upstream, wants_context)
+
+    @property
+    def deps(self) -> Sequence[dg.AssetKey]:
+        """The upstream assets."""
+        return [key for _, key, _ in self.upstream]
+
+    def bind(self, engine: duckdb.DuckDBPyConnection, context: dg.AssetExecutionContext, **_: Any) -> None:
+        """Make the rows the relation ``source``."""
+        arguments = {name: _load(context, key, kind) for name, key, kind in self.upstream}
+        value = self.function(context, **arguments) if self.wants_context else self.function(**arguments)
+        engine.register("source", _as_columns(value, f"function {self.function.__name__}"))
+
+
+Source = AssetSource | SqlSource | FunctionSource
+
+
+def as_source(source: str | dg.AssetKey | dg.AssetsDefinition | dg.AssetSpec) -> Source:
+    """What a user wrote for ``source=``: SQL starts with SELECT, WITH or FROM; anything else names an asset."""
+    if isinstance(source, str) and _SQL.match(source):
+        return SqlSource(source)
+    if isinstance(source, str):
+        return AssetSource(dg.AssetKey.from_user_string(source))
+    return AssetSource(source if isinstance(source, dg.AssetKey) else source.key)
+
+
+def _load(context: dg.AssetExecutionContext, key: dg.AssetKey, kind: type | None) -> Any:
+    """An upstream asset's value; of a partitioned one, the partitions of this run."""
+    upstream = context.job_def.asset_layer.get(key).partitions_def
+    if upstream is None:
+        return context.load_asset_value(key, python_type=kind)
+    if not context.has_partition_key and not context.has_partition_key_range:
+        raise InputError(
+            f"{context.asset_key.to_user_string()}: its source {key.to_user_string()} is partitioned and the table "
+            "isn't. Read it with SQL instead (source='SELECT … FROM …'), or partition the table alike."
+        )
+    values = [context.load_asset_value(key, python_type=kind, partition_key=k) for k in context.partition_keys]
+    if len(values) == 1:
+        return values[0]
+    return _concatenated([_as_columns(value, key.to_user_string()) for value in values], kind)
+
+
+def _concatenated(values: Sequence[Any], kind: type | None) -> Any:
+    engine = connect()
+    for number, value in enumerate(values):
+        engine.register(f"part{number}", value)
+    together = engine.sql(" UNION ALL BY NAME ".join(f"FROM part{n}" for n in range(len(values))))
+    return together.df() if kind is not None and kind.__module__.startswith("pandas") else together.to_arrow_table()
+
+
+def _as_columns(value: Any, what: str) -> Any:
+    """Something that DuckDB can read as a table: Arrow, pandas, polars, or any Arrow stream."""
+    if isinstance(value, pa.Table | pa.RecordBatchReader):
+        return value
+    if type(value).__module__.startswith("pandas"):
+        return pa.Table.from_pandas(value, preserve_index=False)
+    if hasattr(value, "__arrow_c_stream__"):
+        return pa.RecordBatchReader.from_stream(value)
+    raise InputError(f"{what} gave a {type(value).__name__}; an LLM table needs pandas, polars or Arrow rows.")

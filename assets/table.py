@@ -1,0 +1,182 @@
+"""`llm_table`: the primitive on which every operation is built."""
+
+# Dagster reads the annotation of `context` at run time, so annotations may not be strings in this file.
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict, Unpack
+
+import dagster as dg
+
+from ..resources.errors import InputError
+from .body import Declaration, Events, converge
+from .outputs import Output
+from .source import FunctionSource, Source
+from .task import ERROR, PARTITION, STATUS, TaskSpec
+
+
+class TableOptions(TypedDict, total=False):
+    """Arguments that every LLM table takes.
+
+    Attributes:
+        keep: Further columns of the source that the table keeps.
+        parameters: Sent to the provider as they are, such as ``{"max_completion_tokens": 50}``.
+        tables: Resource key of the tables, ``"tables"`` by default.
+        partitions_def: Partitions; needs `partition_expr`.
+        partition_expr: SQL over the source's columns that gives a row's partition key.
+        backfill_policy: One run per contiguous range by default.
+        key_prefix: As in `dagster.asset`, like all that follow.
+        group_name: Asset group.
+        description: Shown in the catalogue.
+        tags: Asset tags.
+        owners: Asset owners.
+        metadata: Further metadata.
+        automation_condition: When Dagster should ask for the table by itself.
+        code_version: Of a function's own code; the task is versioned by itself.
+    """
+
+    keep: Sequence[str]
+    parameters: Mapping[str, Any]
+    tables: str
+    partitions_def: dg.PartitionsDefinition[str]
+    partition_expr: str
+    backfill_policy: dg.BackfillPolicy
+    key_prefix: Sequence[str]
+    group_name: str
+    description: str
+    tags: Mapping[str, str]
+    owners: Sequence[str]
+    metadata: Mapping[str, Any]
+    automation_condition: dg.AutomationCondition[Any]
+    code_version: str
+
+
+def llm_table(
+    *,
+    row_key: str,
+    prompt: str,
+    output: Output,
+    llm: str,
+    model: str,
+    name: str | None = None,
+    instruction: str | None = None,
+    **options: Unpack[TableOptions],
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Declare a table that an LLM fills in, over the rows that a function gives.
+
+    The function's arguments are upstream assets, loaded as they are annotated; it returns pandas, polars or Arrow
+    rows. It is called when the table is planned, not again when the answers arrive.
+
+    Args:
+        row_key: The column that identifies a row; unique and never null.
+        prompt: Template; ``{column}`` stands for a row's value.
+        output: What an answer becomes: `Labels`, `Vector` or `Text`.
+        llm: Resource key of the provider.
+        model: The provider's name of the model.
+        name: Name of the asset; the function's by default.
+        instruction: System message in place of the output's own.
+        **options: See `TableOptions`.
+
+    Raises:
+        InputError: The declaration can't work; nothing is ever sent for it.
+
+    Example:
+        >>> import pandas as pd
+        >>> from dagster_batch_llm.assets import Labels
+        >>> @llm_table(
+        ...     row_key="id", prompt="{text}", output=Labels(["praise", "complaint"]), llm="openai", model="gpt-5-mini"
+        ... )
+        ... def review_mood(reviews: pd.DataFrame) -> pd.DataFrame:
+        ...     return reviews[reviews.language == "en"]
+    """
+
+    def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
+        described = options if "description" in options else {**options, "description": function.__doc__ or ""}
+        return define(
+            FunctionSource.of(function),
+            name=name or function.__name__,
+            row_key=row_key,
+            prompt=prompt,
+            output=output,
+            llm=llm,
+            model=model,
+            instruction=instruction,
+            options=described,
+        )
+
+    return decorate
+
+
+def define(
+    source: Source,
+    *,
+    name: str,
+    row_key: str,
+    prompt: str,
+    output: Output,
+    llm: str,
+    model: str,
+    instruction: str | None,
+    options: TableOptions,
+) -> dg.AssetsDefinition:
+    """Build the asset of a source and a task; see `llm_table` for the arguments."""
+    unknown = sorted(set(options) - set(TableOptions.__annotations__))
+    if unknown:
+        raise TypeError(
+            f"{name}: unexpected argument(s) {unknown}; a table takes {sorted(TableOptions.__annotations__)}."
+        )
+    partitions_def, partition_expr = options.get("partitions_def"), options.get("partition_expr", "")
+    if (partitions_def is None) != (not partition_expr):
+        raise InputError(
+            f"{name}: partitions_def and partition_expr belong together. partition_expr is SQL over the source's "
+            "columns that gives a row's partition key, such as 'country' or \"strftime(day, '%Y-%m-%d')\"."
+        )
+    spec = TaskSpec.declare(
+        row_key=row_key,
+        keep=tuple(options.get("keep", ())),
+        prompt=prompt,
+        output=output,
+        model=model,
+        instruction=instruction,
+        parameters=options.get("parameters", {}),
+        partition_expr=partition_expr,
+    )
+    tables = options.get("tables", "tables")
+    declared = Declaration(spec=spec, source=source, llm=llm, tables=tables)
+
+    @dg.asset(
+        name=name,
+        key_prefix=options.get("key_prefix"),
+        deps=list(source.deps),
+        description=options.get("description"),
+        required_resource_keys={llm, tables},
+        io_manager_key=tables,
+        # A run whose batch is still out yields nothing and succeeds all the same.
+        output_required=False,
+        partitions_def=partitions_def,
+        backfill_policy=options.get("backfill_policy", dg.BackfillPolicy.single_run()) if partitions_def else None,
+        group_name=options.get("group_name"),
+        tags=options.get("tags"),
+        owners=options.get("owners"),
+        kinds={"llm", output.operation.value},
+        automation_condition=options.get("automation_condition"),
+        code_version="-".join(filter(None, [spec.version, options.get("code_version")])),
+        metadata={**options.get("metadata", {}), **_metadata(spec)},
+    )
+    def asset(context: dg.AssetExecutionContext) -> Events:
+        yield from converge(context, declared)
+
+    return asset
+
+
+def _metadata(spec: TaskSpec) -> dict[str, Any]:
+    ours = [
+        dg.TableColumn(STATUS, "VARCHAR", "ok, or why there is no answer"),
+        dg.TableColumn(ERROR, "VARCHAR", "what went wrong, in words"),
+    ]
+    kept = [dg.TableColumn(column, description="from the source") for column in spec.keep]
+    outputs = [dg.TableColumn(column.name, column.sql_type, column.description) for column in spec.columns]
+    return {
+        "dagster/column_schema": dg.TableSchema(columns=[*kept, *outputs, *ours]),
+        "batch_llm/model": spec.request.model,
+        "batch_llm/prompt": spec.prompt,
+        **({"partition_expr": PARTITION} if spec.partition_expr else {}),
+    }

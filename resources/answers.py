@@ -1,0 +1,139 @@
+"""The answers store: what came back, as immutable Parquet per batch, found through the ledger, never listed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+from .duck import connect, literal, parquet, rows, write_parquet
+from .errors import StorageError
+from .ledger import AnswersFile
+from .providers.wire import result_sql
+from .request import RequestSpec
+
+COLUMNS = (
+    "key VARCHAR, outcome VARCHAR, answer VARCHAR, vector FLOAT[], reason VARCHAR, "
+    "input_tokens BIGINT, cached_tokens BIGINT, output_tokens BIGINT"
+)
+MANIFEST_COLUMNS = "row BIGINT, key VARCHAR"
+
+MAX_TRIES = 3
+"""Answers that came back unusable this often make a key final; it then becomes an error row."""
+MAX_UNRUN = 5
+"""Batches that ended before a key's turn; nothing was paid for it, but it can't go on for ever."""
+
+_MAX_LINE_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A batch's results, matched to the rows that were sent.
+
+    Attributes:
+        file: The answers file; its outcomes add up to the rows of the manifest.
+        lines: Result lines that could be read.
+        unknown: Result lines whose custom_id is none of ours.
+    """
+
+    file: AnswersFile
+    lines: int
+    unknown: int
+
+
+def parse_results(
+    spec: RequestSpec, results: Sequence[Path], manifest: Path, tokens: Sequence[str], name: str, target: Path
+) -> Parsed:
+    """Read whole result files into one answers file: each row of the manifest once, the first ok answer wins."""
+    engine = connect()
+    engine.execute(f"CREATE TEMP VIEW lines AS {_lines(results)}")
+    known = ", ".join(literal(token) for token in tokens)
+    engine.execute(f"""
+        CREATE TEMP TABLE result AS
+        SELECT *, row_number() OVER () AS n,
+            CASE WHEN split_part(custom_id, '-', 1) IN ({known})
+                THEN TRY_CAST(split_part(custom_id, '-', 2) AS BIGINT) END AS row,
+        FROM ({result_sql(spec)})
+    """)
+    engine.execute(f"CREATE TEMP VIEW manifest AS FROM {parquet([manifest], MANIFEST_COLUMNS)}")
+    write_parquet(engine, _matched(), target)
+    return _summary(engine, name, target)
+
+
+def _lines(results: Sequence[Path]) -> str:
+    filled = [path for path in results if path.stat().st_size > 0]
+    if not filled:
+        return "SELECT NULL::JSON AS line WHERE false"
+    listed = ", ".join(literal(str(path)) for path in filled)
+    return (
+        f"SELECT json AS line FROM read_ndjson_objects([{listed}], ignore_errors=true, "
+        f"maximum_object_size={_MAX_LINE_BYTES}) WHERE json IS NOT NULL"
+    )
+
+
+def _matched() -> str:
+    return """
+        SELECT
+            manifest.key,
+            coalesce(outcome, 'missing') AS outcome,
+            answer,
+            vector,
+            CASE WHEN outcome IS NULL THEN 'the provider returned nothing for this row' ELSE reason END AS reason,
+            coalesce(input_tokens, 0) AS input_tokens,
+            coalesce(cached_tokens, 0) AS cached_tokens,
+            coalesce(output_tokens, 0) AS output_tokens,
+        FROM manifest LEFT JOIN (
+            FROM result WHERE row IS NOT NULL
+            QUALIFY row_number() OVER (PARTITION BY row ORDER BY outcome <> 'ok', n) = 1
+        ) AS best ON best.row = manifest.row
+    """
+
+
+def _summary(engine: duckdb.DuckDBPyConnection, name: str, target: Path) -> Parsed:
+    outcomes = rows(engine, f"SELECT outcome, count(*) FROM {parquet([target], COLUMNS)} GROUP BY outcome")
+    lines, unknown, paid_in, paid_out = rows(
+        engine,
+        """SELECT count(*), count(*) FILTER (manifest.row IS NULL),
+            coalesce(sum(input_tokens), 0)::BIGINT, coalesce(sum(output_tokens), 0)::BIGINT
+        FROM result LEFT JOIN manifest ON manifest.row = result.row""",
+    )[0]
+    file = AnswersFile(name, dict(outcomes), int(paid_in), int(paid_out))
+    return Parsed(file, int(lines), int(unknown))
+
+
+def unanswered_sql(keys: str, open_manifests: Sequence[Path], answers: Sequence[Path]) -> str:
+    """SQL for the keys of relation ``keys`` that are neither open, nor answered, nor given up."""
+    final = f"""
+        SELECT key FROM {parquet(answers, COLUMNS)} GROUP BY key HAVING
+            bool_or(outcome IN ('ok', 'refused'))
+            OR count(*) FILTER (outcome <> 'expired') >= {MAX_TRIES}
+            OR count(*) >= {MAX_UNRUN}
+    """
+    return f"""
+        SELECT {keys}.* FROM {keys}
+        ANTI JOIN ({final}) AS final ON final.key = {keys}.key
+        ANTI JOIN (SELECT key FROM {parquet(open_manifests, MANIFEST_COLUMNS)}) AS open ON open.key = {keys}.key
+    """
+
+
+def best_sql(answers: Sequence[Path]) -> str:
+    """SQL for one row per answered key: its ok answer if there is one, else how it failed last."""
+    listed = ", ".join(f"({number}, {literal(str(path))})" for number, path in enumerate(answers))
+    if not listed:
+        return f"SELECT * FROM {parquet([], COLUMNS)}"
+    return f"""
+        SELECT found.* EXCLUDE (filename)
+        FROM read_parquet([{", ".join(literal(str(path)) for path in answers)}], filename=true) AS found
+        JOIN (VALUES {listed}) AS file(n, path) ON file.path = found.filename
+        QUALIFY row_number() OVER (PARTITION BY key ORDER BY outcome <> 'ok', n DESC) = 1
+    """
+
+
+def readable(error: duckdb.Error, folder: Path) -> StorageError:
+    """A named file that can't be read stops everything: it never means that there are no answers."""
+    return StorageError(
+        f"An answers or manifest file under {folder} that the ledger names can't be read ({error}). Put it back from "
+        "a backup; nothing was asked, because what is in it may be paid already."
+    )

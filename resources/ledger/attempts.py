@@ -1,0 +1,263 @@
+"""Attempts, their sends and links: every write names the fence and the state that it expects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NewType
+
+from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+
+from ..errors import ProtocolError, StaleFenceError
+from ..request import TaskHash
+from . import schema
+from .connect import Database
+from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
+
+AttemptId = NewType("AttemptId", str)
+
+LEASE_SECONDS = 180.0
+"""Longest create (120 s) + longest wait before its last byte (30 s) + 30 s; renewed before each call."""
+
+_T = schema.attempt
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One request file's row in the ledger; the fields are the columns of `schema.attempt`."""
+
+    id: AttemptId
+    state: AttemptState
+    task: TaskHash
+    plan: str
+    llm: str
+    account: str
+    manifest: str
+    rows: int
+    created_at: float
+    fence: int = 0
+    owner: str | None = None
+    lease_until: float = 0.0
+    due: float = 0.0
+    waits: int = 0
+    send_no: int = 0
+    file_id: str | None = None
+    revoked_at: float | None = None
+    batch_id: str | None = None
+    phase: str | None = None
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    expires_at: float | None = None
+    ended_at: float | None = None
+    submitted_at: float | None = None
+    closed_at: float | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True)
+class Send:
+    """One permission to POST a create once; never changed."""
+
+    token: str
+    attempt: AttemptId
+    n: int
+    t0: float
+    send_deadline: float
+    file_id: str
+    rows: int
+
+
+@dataclass(frozen=True)
+class Link:
+    """A provider's batch that is proven to carry one of our sends."""
+
+    account: str
+    batch_id: str
+    attempt: AttemptId
+    token: str
+    extra: bool
+
+
+@dataclass(frozen=True)
+class AnswersFile:
+    """An immutable answers file and what its rows came to."""
+
+    file: str
+    outcomes: Mapping[str, int]
+    input_tokens: int
+    output_tokens: int
+
+
+class Attempts:
+    """Named transitions of attempts."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def get(self, attempt: AttemptId) -> Attempt:
+        """One attempt as it is now."""
+        with self._db.read() as c:
+            return _attempt(c.execute(select(_T).where(_T.c.id == attempt)).one())
+
+    def find(self, *where: ColumnElement[bool]) -> list[Attempt]:
+        """Attempts that satisfy all conditions, oldest first."""
+        with self._db.read() as c:
+            return [_attempt(row) for row in c.execute(select(_T).where(*where).order_by(_T.c.created_at, _T.c.id))]
+
+    def open_of_plan(self, plan: str) -> list[Attempt]:
+        """The open attempts whose keys a plan waits for, its own and other plans'."""
+        waits = select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)
+        return self.find(_T.c.id.in_(waits), _T.c.state.in_(OPEN_ATTEMPTS))
+
+    def all_of_plan(self, plan: str) -> list[Attempt]:
+        """Every attempt a plan ever waited for."""
+        return self.find(_T.c.id.in_(select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)))
+
+    def due(self, states: Sequence[AttemptState], llm: str | None = None) -> list[Attempt]:
+        """Attempts in one of `states` whose next look is due and that nobody holds."""
+        now = self._db.clock.now()
+        conditions = [_T.c.state.in_(states), _T.c.due <= now, _T.c.lease_until <= now]
+        return self.find(*conditions, *([_T.c.llm == llm] if llm else []))
+
+    def take(self, attempt: AttemptId, owner: str) -> Attempt | None:
+        """Take a free or expired lease; the fence moves, so an earlier owner's writes fail from now on."""
+        now = self._db.clock.now()
+        values = {"fence": _T.c.fence + 1, "owner": owner, "lease_until": now + LEASE_SECONDS}
+        with self._db.write() as c:
+            taken = c.execute(update(_T).where(_T.c.id == attempt, _T.c.lease_until <= now).values(values))
+            if taken.rowcount == 0:
+                return None
+            return _attempt(c.execute(select(_T).where(_T.c.id == attempt)).one())
+
+    def renew(self, attempt: Attempt) -> Attempt:
+        """Extend the lease before a call to the provider."""
+        return self.note(attempt, lease_until=self._db.clock.now() + LEASE_SECONDS)
+
+    def release(self, attempt: Attempt, **values: Any) -> Attempt:
+        """Give the lease back, so that anybody may take the next step."""
+        return self.note(attempt, lease_until=0.0, owner=None, **values)
+
+    def note(self, attempt: Attempt, **values: Any) -> Attempt:
+        """Write fields without a transition."""
+        with self._db.write() as c:
+            return _fenced(c, attempt, values)
+
+    def move(self, attempt: Attempt, to: AttemptState, **values: Any) -> Attempt:
+        """Perform one legal transition."""
+        with self._db.write() as c:
+            return _move(c, attempt, to, values)
+
+    def begin_send(self, attempt: Attempt, send: Send) -> Attempt:
+        """planned → creating: the intent is durable before the create can leave."""
+        with self._db.write() as c:
+            c.execute(insert(schema.send).values(_columns(send)))
+            return _move(c, attempt, AttemptState.CREATING, {"send_no": send.n, "file_id": send.file_id})
+
+    def adopt(self, attempt: Attempt, links: Sequence[Link], **values: Any) -> Attempt:
+        """→ submitted: the first link survives, the others are duplicates that are collected too."""
+        now = self._db.clock.now()
+        with self._db.write() as c:
+            for link in links:
+                row = {**_columns(link), "linked_at": now}
+                c.execute(insert_or_ignore(schema.link).values(row).on_conflict_do_nothing())
+            fields_ = {"batch_id": links[0].batch_id, "submitted_at": now, "waits": 0, **values}
+            return _move(c, attempt, AttemptState.SUBMITTED, fields_)
+
+    def close(self, attempt: Attempt, answers: AnswersFile) -> Attempt:
+        """submitted → answered; the answers file must be durable already."""
+        now = self._db.clock.now()
+        with self._db.write() as c:
+            self._index(c, attempt, answers, now)
+            return _move(c, attempt, AttemptState.ANSWERED, {"closed_at": now, "lease_until": 0.0, "owner": None})
+
+    def sends(self, attempt: AttemptId) -> list[Send]:
+        """All sends of an attempt, oldest first."""
+        table = schema.send
+        with self._db.read() as c:
+            rows = c.execute(select(table).where(table.c.attempt == attempt).order_by(table.c.n))
+            return [Send(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's documented accessor
+
+    def links(self, attempt: AttemptId) -> list[Link]:
+        """All batches of an attempt, the survivor first."""
+        table = schema.link
+        columns = [table.c[field.name] for field in fields(Link)]
+        query = select(*columns).where(table.c.attempt == attempt).order_by(table.c.extra, table.c.linked_at)
+        with self._db.read() as c:
+            return [Link(**row._mapping) for row in c.execute(query)]  # noqa: SLF001
+
+    def answers(self, attempts: Sequence[AttemptId]) -> list[AnswersFile]:
+        """What the answers of these attempts came to."""
+        table = schema.answers
+        with self._db.read() as c:
+            rows = c.execute(select(table).where(table.c.attempt.in_(attempts)))
+            return [AnswersFile(r.file, json.loads(r.outcomes), r.input_tokens, r.output_tokens) for r in rows]
+
+    def void_unsent(self, plan: str) -> int:
+        """End the requests that only this plan wants and that were never sent; gives their number."""
+        link = schema.plan_attempt
+        wanted = (
+            select(link.c.attempt)
+            .join(schema.plan, schema.plan.c.id == link.c.plan)
+            .where(schema.plan.c.state == PlanState.OPEN, schema.plan.c.id != plan)
+        )
+        mine = select(link.c.attempt).where(link.c.plan == plan)
+        ended = 0
+        for candidate in self.find(_T.c.id.in_(mine), _T.c.state == AttemptState.PLANNED, _T.c.id.not_in(wanted)):
+            try:
+                self.move(candidate, AttemptState.VOID, closed_at=self._db.clock.now(), fence=candidate.fence + 1)
+            except StaleFenceError:
+                continue  # somebody is sending it at this moment: it is paid then, and will be fetched
+            ended += candidate.rows
+        return ended
+
+    def incident(self, kind: str, subject: str, message: str) -> bool:
+        """Record something a person should know; the same one is recorded once. Gives whether it is new."""
+        row = {"at": self._db.clock.now(), "kind": kind, "subject": subject, "message": message}
+        with self._db.write() as c:
+            done = c.execute(insert_or_ignore(schema.incident).values(row).on_conflict_do_nothing())
+            return done.rowcount > 0
+
+    def incidents(self) -> list[tuple[str, str, str]]:
+        """(kind, subject, message), oldest first."""
+        table = schema.incident
+        with self._db.read() as c:
+            rows = c.execute(select(table.c.kind, table.c.subject, table.c.message).order_by(table.c.id))
+            return [(row.kind, row.subject, row.message) for row in rows]
+
+    @staticmethod
+    def _index(c: Connection, attempt: Attempt, answers: AnswersFile, now: float) -> None:
+        row = {
+            "file": answers.file,
+            "task": attempt.task,
+            "attempt": attempt.id,
+            "outcomes": json.dumps(dict(answers.outcomes), sort_keys=True),
+            "input_tokens": answers.input_tokens,
+            "output_tokens": answers.output_tokens,
+            "at": now,
+        }
+        c.execute(insert(schema.answers).values(row))
+
+
+def _move(c: Connection, attempt: Attempt, to: AttemptState, values: Mapping[str, Any]) -> Attempt:
+    if to not in LEGAL[attempt.state]:
+        raise ProtocolError(f"Attempt {attempt.id}: {attempt.state} → {to} is not a legal transition.")
+    return _fenced(c, attempt, {**values, "state": to})
+
+
+def _fenced(c: Connection, attempt: Attempt, values: Mapping[str, Any]) -> Attempt:
+    guard = (_T.c.id == attempt.id, _T.c.fence == attempt.fence, _T.c.state == attempt.state)
+    if c.execute(update(_T).where(*guard).values(dict(values))).rowcount == 0:
+        raise StaleFenceError(f"Attempt {attempt.id} was taken over by another worker; this one lets it go.")
+    return replace(attempt, **values)
+
+
+def _attempt(row: Any) -> Attempt:
+    columns = dict(row._mapping)  # noqa: SLF001
+    return Attempt(**{**columns, "state": AttemptState(columns["state"])})
+
+
+def _columns(record: Send | Link) -> dict[str, Any]:
+    return {field.name: getattr(record, field.name) for field in fields(record)}

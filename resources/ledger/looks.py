@@ -1,0 +1,96 @@
+"""The ledger's side of a look: which keys are open or answered, and taking the rest without a gap.
+
+A task's fence moves with every insert of attempts. Whoever inserts names the fence it read before its snapshot,
+so two lookers can never both take a key; the lease only keeps them from working for nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+
+from ..request import RequestSpec, TaskHash
+from . import schema
+from .attempts import Attempt
+from .connect import Database
+from .states import OPEN_ATTEMPTS
+
+LOOK_LEASE_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One moment of a task: the fence, the open attempts' manifests and the answers files, as paths in home."""
+
+    fence: int
+    open_manifests: Sequence[tuple[str, str]]
+    answers_files: Sequence[str]
+
+
+class Looks:
+    """Fenced looks at tasks."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def declare(self, spec: RequestSpec) -> TaskHash:
+        """Make sure that the task has its row."""
+        row = {"hash": spec.task, "spec": spec.to_json(), "fence": 0, "lease_until": 0.0}
+        with self._db.write() as c:
+            c.execute(insert_or_ignore(schema.task).values(row).on_conflict_do_nothing())
+        return spec.task
+
+    def spec(self, task: TaskHash) -> RequestSpec:
+        """What the task asks."""
+        with self._db.read() as c:
+            return RequestSpec.from_json(
+                c.execute(select(schema.task.c.spec).where(schema.task.c.hash == task)).scalar_one()
+            )
+
+    def take(self, task: TaskHash, owner: str) -> bool:
+        """Take or renew the task's lease, politely: the fence does not move."""
+        t, now = schema.task, self._db.clock.now()
+        free = (t.c.lease_until <= now) | (t.c.owner == owner)
+        with self._db.write() as c:
+            lease = update(t).where(t.c.hash == task, free).values(owner=owner, lease_until=now + LOOK_LEASE_SECONDS)
+            return c.execute(lease).rowcount > 0
+
+    def release(self, task: TaskHash, owner: str) -> None:
+        """Give the lease back."""
+        t = schema.task
+        with self._db.write() as c:
+            c.execute(update(t).where(t.c.hash == task, t.c.owner == owner).values(owner=None, lease_until=0.0))
+
+    def snapshot(self, task: TaskHash) -> Snapshot:
+        """Everything a look may rely on, from one snapshot of the ledger."""
+        a, s = schema.attempt, schema.answers
+        with self._db.read() as c:
+            fence = c.execute(select(schema.task.c.fence).where(schema.task.c.hash == task)).scalar_one()
+            open_ = c.execute(select(a.c.id, a.c.manifest).where(a.c.task == task, a.c.state.in_(OPEN_ATTEMPTS)))
+            manifests = [(row.id, row.manifest) for row in open_]
+            files = list(c.execute(select(s.c.file).where(s.c.task == task).order_by(s.c.at, s.c.file)).scalars())
+        return Snapshot(fence, manifests, files)
+
+    def insert(
+        self, task: TaskHash, fence: int, plan: str, attempts: Sequence[Attempt], waits_for: Sequence[str]
+    ) -> bool:
+        """Take the keys: move the fence, insert all attempts and note what the plan waits for; all or nothing.
+
+        Gives False, and changes nothing, if the fence has moved since the snapshot: look again.
+        """
+        t = schema.task
+        with self._db.write() as c:
+            moved = update(t).where(t.c.hash == task, t.c.fence == fence)
+            if c.execute(moved.values(fence=fence + 1, owner=None, lease_until=0.0)).rowcount == 0:
+                return False
+            for attempt in attempts:
+                c.execute(insert(schema.attempt).values({f.name: getattr(attempt, f.name) for f in fields(attempt)}))
+            for waited in [*waits_for, *(attempt.id for attempt in attempts)]:
+                row = insert_or_ignore(schema.plan_attempt).values(plan=plan, attempt=waited)
+                c.execute(row.on_conflict_do_nothing())
+            asked = sum(attempt.rows for attempt in attempts)
+            c.execute(update(schema.plan).where(schema.plan.c.id == plan).values(asked=schema.plan.c.asked + asked))
+            return True

@@ -1,0 +1,197 @@
+"""Plans (a table that was asked for), the runs they came from, and the keepers of backfills."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NewType
+
+from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+
+from ..request import TaskHash
+from . import schema
+from .connect import Database
+from .states import PlanState
+
+PlanId = NewType("PlanId", str)
+
+HOLD_SECONDS = 120.0
+"""A run that works on a plan renews its hold well within this; then the sensor may send another run."""
+
+_P = schema.plan
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One planned table, or some partitions of it."""
+
+    id: PlanId
+    state: PlanState
+    asset: str
+    partitions: tuple[str, ...]
+    task: TaskHash
+    llm: str
+    spec: str
+    code_version: str
+    inputs: Mapping[str, str]
+    origin: str
+    run: str
+    location: str | None
+    backfill: str | None
+    rows: int
+    keys: int
+    created_at: float
+    asked: int = 0
+    holder: str | None = None
+    holder_until: float = 0.0
+    closed_at: float | None = None
+    message: str | None = None
+    seq: int = 0
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The run that a user, schedule or backfill started; collect runs continue it, one at a time."""
+
+    id: str
+    selection: tuple[str, ...]
+    tags: Mapping[str, str]
+    generation: int = 0
+    failures: int = 0
+    due: float = 0.0
+
+
+class Plans:
+    """Named transitions of plans, origins and keepers."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def open(self, plan: Plan, origin: Origin) -> Plan:
+        """Record a plan, held by its run, and its origin if that is new."""
+        row = {name: getattr(plan, name) for name in _PLAIN}
+        row |= {
+            "partitions": json.dumps(plan.partitions),
+            "inputs": json.dumps(dict(plan.inputs)),
+            "holder": plan.run,
+        }
+        row["holder_until"] = self._db.clock.now() + HOLD_SECONDS
+        first = {
+            "selection": json.dumps(origin.selection),
+            "tags": json.dumps(dict(origin.tags)),
+            "id": origin.id,
+        }
+        with self._db.write() as c:
+            c.execute(insert_or_ignore(schema.origin).values(first).on_conflict_do_nothing())
+            c.execute(insert(_P).values(row))
+            return _plan(c.execute(select(_P).where(_P.c.id == plan.id)).one())
+
+    def get(self, plan: PlanId) -> Plan:
+        """One plan as it is now."""
+        with self._db.read() as c:
+            return _plan(c.execute(select(_P).where(_P.c.id == plan)).one())
+
+    def find(self, *where: ColumnElement[bool]) -> list[Plan]:
+        """Plans that satisfy all conditions, oldest first."""
+        with self._db.read() as c:
+            return [_plan(row) for row in c.execute(select(_P).where(*where).order_by(_P.c.seq))]
+
+    def open_in(self, location: str) -> list[Plan]:
+        """A code location's open plans."""
+        return self.find(_P.c.location == location, _P.c.state == PlanState.OPEN)
+
+    def of_origin(self, origin: str) -> list[Plan]:
+        """All plans that one origin led to."""
+        return self.find(_P.c.origin == origin)
+
+    def of_backfill(self, backfill: str) -> list[Plan]:
+        """A backfill's open plans."""
+        return self.find(_P.c.backfill == backfill, _P.c.state == PlanState.OPEN)
+
+    def hold(self, plan: PlanId, run: str) -> bool:
+        """Take or renew the hold on a plan; False while another run has it."""
+        now = self._db.clock.now()
+        free = (_P.c.holder.is_(None)) | (_P.c.holder == run) | (_P.c.holder_until <= now)
+        with self._db.write() as c:
+            held = update(_P).where(_P.c.id == plan, free).values(holder=run, holder_until=now + HOLD_SECONDS)
+            return c.execute(held).rowcount > 0
+
+    def let_go(self, plan: PlanId, run: str) -> None:
+        """Give the hold back: from now on the sensor looks after the plan."""
+        with self._db.write() as c:
+            mine = (_P.c.id == plan, _P.c.holder == run)
+            c.execute(update(_P).where(*mine).values(holder=None, holder_until=0.0))
+
+    def close(self, plan: PlanId, state: PlanState, message: str | None = None) -> bool:
+        """Open → a final state; False if it was final already."""
+        values = {"state": state, "closed_at": self._db.clock.now(), "message": message, "holder": None}
+        with self._db.write() as c:
+            closed = c.execute(update(_P).where(_P.c.id == plan, _P.c.state == PlanState.OPEN).values(values))
+            return closed.rowcount > 0
+
+    def is_outdated(self, plan: Plan) -> bool:
+        """Whether a later plan of the same table and partitions is done already."""
+        later = self.find(
+            _P.c.asset == plan.asset,
+            _P.c.seq > plan.seq,
+            _P.c.state == PlanState.DONE,
+            _P.c.location == plan.location,
+        )
+        return any(set(plan.partitions) <= set(other.partitions) for other in later)
+
+    def origin(self, origin: str) -> Origin:
+        """One origin as it is now."""
+        o = schema.origin
+        with self._db.read() as c:
+            row = c.execute(select(o).where(o.c.id == origin)).one()
+        selection, tags = json.loads(row.selection), json.loads(row.tags)
+        return Origin(row.id, tuple(selection), tags, row.generation, row.failures, row.due)
+
+    def next_generation(self, origin: Origin, *, failures: int, due: float) -> bool:
+        """Compare-and-swap: whoever gets True may send the origin's next collect run."""
+        o = schema.origin
+        with self._db.write() as c:
+            current = update(o).where(o.c.id == origin.id, o.c.generation == origin.generation)
+            values = {"generation": origin.generation + 1, "failures": failures, "due": due}
+            return c.execute(current.values(values)).rowcount > 0
+
+    def keep(self, backfill: str, run: str) -> bool:
+        """Become or stay the keeper of a backfill; False while another run is."""
+        k, now = schema.keeper, self._db.clock.now()
+        row = {"backfill": backfill, "run": run, "lease_until": now + HOLD_SECONDS}
+        free = (k.c.run == run) | (k.c.lease_until <= now)
+        with self._db.write() as c:
+            kept = (
+                insert_or_ignore(k)
+                .values(row)
+                .on_conflict_do_update(
+                    index_elements=[k.c.backfill],
+                    set_={"run": run, "lease_until": now + HOLD_SECONDS},
+                    where=free,
+                )
+            )
+            return c.execute(kept).rowcount > 0
+
+    def stop_keeping(self, backfill: str, run: str) -> bool:
+        """Leave the keeper's place if no plan of the backfill is open, in one step; False if one is."""
+        k = schema.keeper
+        waiting = select(_P.c.id).where(_P.c.backfill == backfill, _P.c.state == PlanState.OPEN)
+        with self._db.write() as c:
+            left = update(k).where(k.c.backfill == backfill, k.c.run == run, ~waiting.exists())
+            return c.execute(left.values(lease_until=0.0)).rowcount > 0
+
+
+_PLAIN = (
+    "id", "state", "asset", "task", "llm", "spec", "code_version", "origin", "run", "location", "backfill",
+    "rows", "keys", "created_at",
+)  # fmt: skip
+
+
+def _plan(row: Any) -> Plan:
+    columns = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented accessor
+    columns["state"] = PlanState(columns["state"])
+    columns["partitions"] = tuple(json.loads(columns["partitions"]))
+    columns["inputs"] = json.loads(columns["inputs"])
+    return Plan(**columns)

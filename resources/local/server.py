@@ -1,0 +1,149 @@
+"""The HTTP surface: OpenAI's files and batches, plus the two realtime endpoints."""
+
+from __future__ import annotations
+
+import hmac
+import sqlite3
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from ..clock import Clock
+from .answer import Engine
+from .batch_routes import BatchRoutes
+from .file_routes import FileRoutes
+from .reading import read_json
+from .store import Store
+from .wire import RefusalError, error_body
+from .worker import Worker
+
+
+class Activity:
+    """When the server was last asked something; it does not stop in the middle of a request."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._running = 0
+        self._last = clock.monotonic()
+
+    def started(self) -> None:
+        with self._lock:
+            self._running += 1
+
+    def ended(self) -> None:
+        with self._lock:
+            self._running -= 1
+            self._last = self._clock.monotonic()
+
+    def idle_seconds(self) -> float:
+        """Seconds since the end of the last request; 0 while one is running."""
+        with self._lock:
+            return 0.0 if self._running else self._clock.monotonic() - self._last
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the server is made of.
+
+    Attributes:
+        identity: What ``GET /healthz`` tells those who know the token: which process this is, and its settings.
+    """
+
+    store: Store
+    engine: Engine
+    worker: Worker
+    activity: Activity
+    clock: Clock
+    token: str
+    identity: Mapping[str, object]
+
+
+def make_app(parts: Parts) -> Starlette:
+    """The server's application."""
+    routes: list[BaseRoute] = [
+        *FileRoutes(parts.store).routes(),
+        *BatchRoutes(parts.store, parts.worker, parts.engine.endpoints, parts.clock).routes(),
+        *_engine_routes(parts),
+    ]
+    app = Starlette(
+        routes=routes,
+        exception_handlers={RefusalError: _error, HTTPException: _error, OSError: _error, sqlite3.Error: _error},
+    )
+    app.add_middleware(_Guard, token=parts.token, activity=parts.activity)
+    return app
+
+
+def _engine_routes(parts: Parts) -> list[BaseRoute]:
+    created = int(parts.clock.now())
+
+    def health(_: Request) -> Response:
+        return JSONResponse({"status": "ok", **parts.identity})
+
+    def models(_: Request) -> Response:
+        listed = [
+            {"id": name, "object": "model", "created": created, "owned_by": "local"} for name in parts.engine.models
+        ]
+        return JSONResponse({"object": "list", "data": listed})
+
+    async def realtime(request: Request) -> Response:
+        body = await read_json(request)
+        (answer,) = await run_in_threadpool(parts.engine.answer, [body], request.url.path)
+        return JSONResponse(answer.body, answer.status)
+
+    return [
+        Route("/healthz", health),
+        Route("/v1/models", models),
+        *(Route(endpoint, realtime, methods=["POST"]) for endpoint in sorted(parts.engine.endpoints)),
+    ]
+
+
+class _Guard:
+    """Lets only those in who know the token, and notes that the server is in use."""
+
+    def __init__(self, app: ASGIApp, *, token: str, activity: Activity) -> None:
+        self._app = app
+        self._expected = f"Bearer {token}".encode()
+        self._activity = activity
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        # In constant time, so that the token can't be found out byte by byte.
+        if not hmac.compare_digest(given, self._expected):
+            refusal = RefusalError("Incorrect API key provided.", status=401, code="invalid_api_key")
+            await _respond(refusal)(scope, receive, send)
+            return
+        self._activity.started()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._activity.ended()
+
+
+def _respond(refusal: RefusalError) -> JSONResponse:
+    answer = refusal.answer()
+    return JSONResponse(answer.body, answer.status)
+
+
+def _error(request: Request, error: Exception) -> Response:
+    match error:
+        case RefusalError():
+            return _respond(error)
+        case HTTPException():
+            message = f"{request.method} {request.url.path}: {error.detail}"
+            body = error_body(message, status=error.status_code, code=None)
+            return JSONResponse(body, error.status_code, error.headers)
+        case _:
+            message = f"The local server can't use its disk: {error}"
+            return JSONResponse(error_body(message, status=500, code="storage_error"), 500)

@@ -1,0 +1,347 @@
+"""The batch state machine: it alone creates batches, so it alone pays.
+
+Every effect is durable before the next one is begun, and every ledger write names the attempt's fence; a process
+may die between any two lines here and another one goes on from the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import duckdb
+
+from .answers import parse_results, readable
+from .errors import AmbiguousError, BusyError, ProviderError, RefusedError, StaleFenceError, UnreachableError
+from .home import Home
+from .ledger import Attempt, AttemptId, AttemptState, Ledger, Link, Send
+from .providers.openai_shape import TOKEN_KEY
+from .providers.protocol import Batch, BatchProvider, Listing, Phase
+from .render import write_request_file
+
+SEND_SECONDS = 30.0
+"""From the durable intent to the last moment in which the create may leave."""
+CREATE_SECONDS = 120.0
+"""The longest a create may take until its connection is given up."""
+_RECONCILE_SECONDS = 15.0
+_FILES_LATE_SECONDS = 60.0
+
+
+class BatchMachine:
+    """Moves attempts along; safe to be used by many processes at once.
+
+    Args:
+        ledger: What was asked.
+        providers: By the resource key that assets call them (``llm=``).
+        owner: Who is working, for the ledger: a run id, or the sensor.
+    """
+
+    def __init__(self, ledger: Ledger, providers: Mapping[str, BatchProvider], owner: str) -> None:
+        self.ledger = ledger
+        self.home = Home(ledger.home)
+        self._attempts = ledger.attempts
+        self._clock = ledger.clock
+        self._providers = providers
+        # A lease belongs to one worker: two processes of one run must not share it.
+        self._owner = f"{owner}/{os.getpid()}"
+
+    def provider(self, llm: str) -> BatchProvider:
+        """The provider behind a resource key."""
+        return self._providers[llm]
+
+    def knows(self, attempt: Attempt) -> bool:
+        """Whether this machine can speak to the account that the attempt belongs to."""
+        provider = self._providers.get(attempt.llm)
+        return provider is not None and provider.account == attempt.account
+
+    # ---- planned → creating → submitted ---------------------------------------------------------------------
+
+    def send(self, attempt: AttemptId) -> None:
+        """Upload and create a planned attempt's batch, if it is free and due.
+
+        Raises:
+            RefusedError: A final no; the attempt is refused, nothing was paid.
+            BusyError: The provider wants it later; the attempt stays planned and is due then.
+            UnreachableError: Likewise, and nothing was sent.
+        """
+        with self._taken(attempt, AttemptState.PLANNED) as taken:
+            if taken is None or taken.due > self._clock.now() or not self.knows(taken):
+                return
+            try:
+                prepared, send = self._upload(taken)
+            except RefusedError as error:
+                self._attempts.move(taken, AttemptState.REFUSED, message=error.message, lease_until=0.0)
+                raise
+            except ProviderError as error:
+                # An upload pays nothing, so however it failed it may simply be done again.
+                self._postpone(taken, error)
+                raise
+            self._create(prepared, send)
+
+    def _upload(self, attempt: Attempt) -> tuple[Attempt, Send]:
+        provider = self._providers[attempt.llm]
+        token = self.ledger.id[:8] + self._clock.token()
+        path = self.home.request_file(token)
+        try:
+            write_request_file(
+                path,
+                profile=provider.profile,
+                spec=self.ledger.looks.spec(attempt.task),
+                manifest=self.home.manifest(attempt.manifest),
+                requests=self.home.requests(attempt.plan),
+                token=token,
+            )
+            attempt = self._attempts.renew(attempt)
+            file_id = provider.upload(path, path.name)
+        finally:
+            path.unlink(missing_ok=True)
+        now = self._clock.now()
+        send = Send(token, attempt.id, attempt.send_no + 1, now, now + SEND_SECONDS, file_id, attempt.rows)
+        return attempt, send
+
+    def _create(self, attempt: Attempt, send: Send) -> None:
+        provider = self._providers[attempt.llm]
+        began = self._clock.monotonic()
+        attempt = self._attempts.begin_send(attempt, send)
+        attempt = self._attempts.renew(attempt)
+
+        def still_allowed() -> None:
+            # A laptop's sleep stops the monotonic clock, an adjustment moves the wall clock: either ends it.
+            if self._clock.now() > send.send_deadline or self._clock.monotonic() - began > SEND_SECONDS:
+                raise _TooLateError
+
+        endpoint = provider.profile.endpoints[self.ledger.looks.spec(attempt.task).operation]
+        try:
+            batch = provider.create(send.file_id, endpoint, send.token, still_allowed)
+        except _TooLateError:
+            self._attempts.move(attempt, AttemptState.PLANNED, lease_until=0.0)
+        except RefusedError as error:
+            self._attempts.move(attempt, AttemptState.REFUSED, message=error.message, lease_until=0.0)
+            raise
+        except (BusyError, UnreachableError) as error:
+            self._postpone(self._attempts.move(attempt, AttemptState.PLANNED), error)
+            raise
+        except AmbiguousError as error:
+            due = self._clock.now() + 1.0
+            self._attempts.move(attempt, AttemptState.AMBIGUOUS, message=error.message, due=due, lease_until=0.0)
+        else:
+            self._adopt(attempt, [(batch, send)])
+
+    def _postpone(self, attempt: Attempt, error: ProviderError) -> None:
+        wait = error.retry_after or min(15.0 * 2**attempt.waits, 300.0)
+        due = self._clock.now() + wait
+        self._attempts.release(attempt, due=due, waits=attempt.waits + 1, message=error.message)
+
+    def _adopt(self, attempt: Attempt, found: Sequence[tuple[Batch, Send]]) -> Attempt:
+        """Commit which batches are ours; the first one survives."""
+        links = [
+            Link(attempt.account, batch.id, attempt.id, send.token, extra=number > 0)
+            for number, (batch, send) in enumerate(found)
+        ]
+        batch = found[0][0]
+        first_look = self._clock.now() + self._providers[attempt.llm].profile.poll_seconds[0]
+        return self._attempts.adopt(attempt, links, due=first_look, lease_until=0.0, message=None, **_progress(batch))
+
+    # ---- creating → ambiguous → submitted, or planned again ---------------------------------------------------
+
+    def reconcile(self, attempt: AttemptId) -> None:
+        """Find out what became of a create whose reply was lost, or whose sender died."""
+        with self._taken(attempt, AttemptState.CREATING, AttemptState.AMBIGUOUS) as taken:
+            if taken is None or not self.knows(taken):
+                return
+            if taken.state is AttemptState.CREATING:
+                taken = self._attempts.move(taken, AttemptState.AMBIGUOUS)
+            sends = self._attempts.sends(taken.id)
+            listing = self._providers[taken.llm].list(sends[0].t0)
+            found = _ours(listing, sends)
+            if found:
+                self._choose(taken, found)
+            else:
+                self._absent(taken, sends[-1], listing)
+
+    def _choose(self, attempt: Attempt, found: list[tuple[Batch, Send]]) -> None:
+        attempt = self._adopt(attempt, found)
+        for batch, _ in found[1:]:
+            self._attempts.incident(
+                "duplicate",
+                batch.id,
+                f"The provider made {len(found)} batches of one request file; {batch.id} is a duplicate and is being "
+                "cancelled. What it answered is kept. Is there a proxy that repeats requests?",
+            )
+            self._providers[attempt.llm].cancel(batch.id)
+
+    def _absent(self, attempt: Attempt, send: Send, listing: Listing) -> None:
+        """No listed batch is ours: it is only given up when it can no longer appear."""
+        profile = self._providers[attempt.llm].profile
+        wait = {"due": self._clock.now() + min(_RECONCILE_SECONDS, profile.poll_seconds[1])}
+        if not profile.revocable:
+            safe = listing.complete and listing.started_at >= send.send_deadline + profile.settle
+        elif attempt.revoked_at is None:
+            safe = False
+            if self._clock.now() > send.send_deadline + CREATE_SECONDS + SEND_SECONDS:
+                self._providers[attempt.llm].delete_file(send.file_id)
+                wait = {"revoked_at": self._clock.now(), "due": self._clock.now() + profile.listing_lag}
+        else:
+            safe = listing.complete and listing.started_at >= attempt.revoked_at + profile.listing_lag
+        if safe:
+            self._attempts.move(attempt, AttemptState.PLANNED, file_id=None, revoked_at=None, lease_until=0.0)
+        else:
+            self._attempts.release(attempt, **wait)
+
+    # ---- submitted: looking --------------------------------------------------------------------------------------
+
+    def poll(self, llm: str, *, attempts: Sequence[Attempt] | None = None) -> list[Attempt]:
+        """Look at the provider's batches that are due; gives the attempts as they are now."""
+        due = self._attempts.due([AttemptState.SUBMITTED], llm) if attempts is None else list(attempts)
+        due = [attempt for attempt in due if self.knows(attempt) and attempt.ended_at is None]
+        if not due:
+            return []
+        provider = self._providers[llm]
+        listed: dict[str, Batch] = {}
+        if len(due) > 2:  # one listing is cheaper than three single looks
+            listing = provider.list(min(attempt.submitted_at or attempt.created_at for attempt in due))
+            listed = {batch.id: batch for batch in listing.batches}
+        return [seen for attempt in due if (seen := self._look(provider, attempt, listed)) is not None]
+
+    def _look(self, provider: BatchProvider, attempt: Attempt, listed: Mapping[str, Batch]) -> Attempt | None:
+        first, longest = provider.profile.poll_seconds
+        due = self._clock.now() + min(first * 1.5 ** min(attempt.waits + 1, 20), longest)
+        try:
+            batches = [
+                listed.get(link.batch_id) or provider.check(link.batch_id) for link in self._attempts.links(attempt.id)
+            ]
+        except ProviderError as error:
+            # Also a 404: right after a create it means patience, and never that the batch is gone.
+            return self._noted(attempt, due=due, waits=attempt.waits + 1, message=error.message)
+        ended = self._clock.now() if all(batch.phase.ended for batch in batches) else None
+        progress = {**_progress(batches[0]), "ended_at": ended}
+        return self._noted(attempt, due=due if ended is None else ended, waits=attempt.waits + 1, **progress)
+
+    def _noted(self, attempt: Attempt, **values: object) -> Attempt | None:
+        try:
+            return self._attempts.note(attempt, **values)
+        except StaleFenceError:
+            return None
+
+    # ---- submitted → answered -------------------------------------------------------------------------------------
+
+    def collect(self, attempt: AttemptId) -> None:
+        """Fetch, match and keep the results of an attempt whose batches have ended.
+
+        Raises:
+            RefusedError: The provider rejected the whole batch for what is in it; nothing was paid.
+        """
+        with self._taken(attempt, AttemptState.SUBMITTED) as taken:
+            if taken is None or taken.ended_at is None or not self.knows(taken):
+                return
+            provider = self._providers[taken.llm]
+            batches = [provider.check(link.batch_id) for link in self._attempts.links(taken.id)]
+            files = [name for batch in batches for name in batch.result_files]
+            if not files and batches[0].phase is Phase.FAILED:
+                self._rejected(taken, batches[0])
+            elif not files and batches[0].completed and self._clock.now() - taken.ended_at < _FILES_LATE_SECONDS:
+                self._attempts.release(taken, due=self._clock.now() + 5.0)  # files may trail the status
+            else:
+                self._keep(taken, batches)
+
+    def _rejected(self, attempt: Attempt, batch: Batch) -> None:
+        profile = self._providers[attempt.llm].profile
+        if batch.problems and batch.problems[0].code in profile.queue_full_codes:
+            wait = min(60.0 * 2**attempt.waits, 1800.0)
+            planned = self._attempts.move(attempt, AttemptState.PLANNED, ended_at=None, batch_id=None, phase=None)
+            self._attempts.release(planned, due=self._clock.now() + wait, waits=attempt.waits + 1)
+            return
+        reasons = "; ".join(
+            f"{problem.code}: {problem.message!r}" + (f" (line {problem.line})" if problem.line else "")
+            for problem in batch.problems[:3]
+        )
+        message = f"{profile.name} rejected batch {batch.id} as a whole, unpaid: {reasons or 'no reason was given'}."
+        self._attempts.move(attempt, AttemptState.REFUSED, message=message, lease_until=0.0)
+        raise RefusedError(message)
+
+    def _keep(self, attempt: Attempt, batches: Sequence[Batch]) -> None:
+        provider = self._providers[attempt.llm]
+        paths = [
+            path
+            for number, batch in enumerate(batches)
+            for path in provider.fetch(batch, self.home.results(attempt.id, number))
+        ]
+        attempt = self._attempts.renew(attempt)
+        name = f"{attempt.task}/{attempt.id}-{self._clock.token()}.parquet"
+        target = self.home.answers(name)
+        tokens = [send.token for send in self._attempts.sends(attempt.id)]
+        try:
+            manifest = self.home.manifest(attempt.manifest)
+            spec = self.ledger.looks.spec(attempt.task)
+            parsed = parse_results(spec, paths, manifest, tokens, name, target)
+        except duckdb.Error as error:
+            raise readable(error, self.home.folder) from error
+        try:
+            self._attempts.close(attempt, parsed.file)
+        except StaleFenceError:
+            target.unlink()
+            raise
+        if parsed.unknown:
+            self._attempts.incident(
+                "unknown rows",
+                batches[0].id,
+                f"{parsed.unknown} of {parsed.lines} results of batch {batches[0].id} carry ids that were never sent; "
+                f"they were left out. The files are kept in {self.home.results(attempt.id, 0).parent}.",
+            )
+
+    # ---- any state ---------------------------------------------------------------------------------------------------
+
+    def step(self, attempt: Attempt) -> None:
+        """The next step of one attempt, whatever its state is; see `send`, `reconcile` and `collect`."""
+        if attempt.state is AttemptState.PLANNED:
+            self.send(attempt.id)
+        elif attempt.state in {AttemptState.CREATING, AttemptState.AMBIGUOUS}:
+            self.reconcile(attempt.id)
+        elif attempt.state is AttemptState.SUBMITTED and attempt.ended_at is not None:
+            self.collect(attempt.id)
+
+    @contextmanager
+    def _taken(self, attempt: AttemptId, *states: AttemptState) -> Iterator[Attempt | None]:
+        """Hold an attempt's lease; None if somebody else does or it has moved on."""
+        taken = self._attempts.take(attempt, self._owner)
+        try:
+            yield taken if taken is not None and taken.state in states else None
+        except StaleFenceError:
+            pass  # the one who took it over does the rest
+        finally:
+            if taken is not None:
+                self._let_go(taken)
+
+    def _let_go(self, taken: Attempt) -> None:
+        """Free the lease if it is still ours, except in the middle of a create: only time tells about that one."""
+        now = self._attempts.get(taken.id)
+        if now.fence == taken.fence and now.lease_until and now.state is not AttemptState.CREATING:
+            self._noted(now, lease_until=0.0, owner=None)
+
+
+class _TooLateError(Exception):
+    """A create was held up until it was no longer allowed to leave."""
+
+
+def _progress(batch: Batch) -> dict[str, object]:
+    return {
+        "phase": batch.phase.value,
+        "total": batch.total,
+        "completed": batch.completed,
+        "failed": batch.failed,
+        "expires_at": batch.expires_at,
+    }
+
+
+def _ours(listing: Listing, sends: Sequence[Send]) -> list[tuple[Batch, Send]]:
+    """Batches that carry one of our sends, the one to keep first: ended well, then running, then the older."""
+    by_token = {send.token: send for send in sends}
+    by_file = {send.file_id: send for send in sends}
+    found = [
+        (batch, send)
+        for batch in listing.batches
+        if (send := by_token.get(batch.metadata.get(TOKEN_KEY, "")) or by_file.get(batch.input_file_id or ""))
+    ]
+    order = {Phase.COMPLETED: 0, Phase.FAILED: 2, Phase.EXPIRED: 2, Phase.CANCELLED: 2}
+    return sorted(found, key=lambda pair: (order.get(pair[0].phase, 1), pair[0].created_at or 0.0))

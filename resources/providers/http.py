@@ -1,0 +1,232 @@
+"""The one module that speaks HTTP to providers (httpx stays in here)."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import os
+import re
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import stamina
+
+from ..clock import Clock, SystemClock
+from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, UnreachableError, UserError
+
+_REFUSALS = {400, 401, 402, 403, 404, 413, 422}
+_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+_MAX_RETRY_AFTER = 120.0
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A JSON reply and, if it had a Date header, how far the provider's clock is ahead of ours (low, high)."""
+
+    body: Any
+    clock_offset: tuple[float, float] | None
+
+
+class HttpClient:
+    """Requests to one origin. The key goes nowhere else: redirects are not followed.
+
+    Reads, uploads and deletes are repeated on 429, 5xx and broken connections, waiting as long as the server
+    asks; `post_once` is never repeated.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        base_url: str,
+        api_key: str,
+        clock: Clock | None = None,
+        transport: httpx.BaseTransport | None = None,
+        attempts: int = 5,
+    ) -> None:
+        if not re.match(r"https?://[^/]", base_url):
+            raise UserError(f"{name}: base_url {base_url!r} has no scheme; write it as https://host/v1")
+        self._name = name
+        self._origin = base_url.rstrip("/")
+        self._clock = clock or SystemClock()
+        self._attempts = attempts
+        self._client = httpx.Client(
+            base_url=self._origin,
+            headers={"Authorization": f"Bearer {api_key}", "User-Agent": "dagster-batch-llm"},
+            timeout=_TIMEOUT,
+            transport=transport,
+            follow_redirects=False,
+        )
+
+    def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Reply:
+        """GET JSON."""
+        return self._patiently(lambda: self._json(self._client.build_request("GET", path, params=params)))
+
+    def delete(self, path: str) -> Reply:
+        """DELETE."""
+        return self._patiently(lambda: self._json(self._client.build_request("DELETE", path)))
+
+    def post_once(self, path: str, body: Mapping[str, Any], still_allowed: Callable[[], None]) -> Reply:
+        """POST JSON exactly once; whatever is not known to be a refusal is an `AmbiguousError`."""
+        content = json.dumps(body).encode()
+
+        def guarded() -> Iterator[bytes]:
+            # A server can't act on a body shorter than its Content-Length, so this is the last moment.
+            still_allowed()
+            yield content
+
+        headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
+        return self._json(self._client.build_request("POST", path, content=guarded(), headers=headers))
+
+    def upload(self, path: str, fields: Mapping[str, str], file: Path, filename: str) -> Reply:
+        """POST a file as multipart form data, streamed from disk."""
+
+        def send() -> Reply:
+            with file.open("rb") as stream:
+                files = {"file": (filename, stream, "application/jsonl")}
+                return self._json(self._client.build_request("POST", path, data=dict(fields), files=files))
+
+        return self._patiently(send)
+
+    def download(self, path: str, into: Path) -> None:
+        """GET a file to disk; it appears under its name only when it is whole and durable."""
+        if not into.exists():
+            self._patiently(lambda: self._stream(path, into))
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.close()
+
+    def _stream(self, path: str, into: Path) -> None:
+        partial = into.with_name(f"{into.name}.{os.getpid()}.part")
+        try:
+            with self._mapped(), self._client.stream("GET", path) as response:
+                if response.status_code != 200:
+                    response.read()
+                    raise self._error(response)
+                with partial.open("wb") as out:
+                    for chunk in response.iter_bytes():
+                        out.write(chunk)
+                    out.flush()
+                    os.fsync(out.fileno())
+            partial.replace(into)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _json(self, request: httpx.Request) -> Reply:
+        sent = self._clock.now()
+        with self._mapped():
+            response = self._client.send(request)
+        received = self._clock.now()
+        if not response.is_success:
+            raise self._error(response)
+        try:
+            body = response.json()
+        except ValueError as error:
+            raise AmbiguousError(
+                f"{self._name}: {request.method} {request.url.path} was answered with something that is not JSON "
+                f"({_quoted(response.text)}). Is base_url right, or a proxy in between?",
+                status=response.status_code,
+            ) from error
+        return Reply(body, _offset(response.headers.get("date"), sent, received))
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except (
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+            httpx.PoolTimeout,
+            httpx.UnsupportedProtocol,
+        ) as error:
+            raise UnreachableError(
+                f"{self._name}: no connection to {self._origin} ({error}). Nothing was sent. "
+                "Check base_url and the network."
+            ) from error
+        except (httpx.HTTPError, zlib.error) as error:
+            raise AmbiguousError(
+                f"{self._name}: the connection to {self._origin} broke ({type(error).__name__}: {error})."
+            ) from error
+
+    def _error(self, response: httpx.Response) -> ProviderError:
+        status, code, words = response.status_code, *_words(response)
+        what = f"{self._name}: {response.request.method} {response.request.url.path} was answered {status}: {words}"
+        wait = _retry_after(response.headers, self._clock.now())
+        if status == 401:
+            return RefusedError(f"{what}. The API key is wrong or has expired.", status=status, code=code)
+        if response.is_redirect:
+            return RefusedError(f"{what}. Redirects are not followed; set base_url to the target.", status=status)
+        if status in _REFUSALS or code == "insufficient_quota":
+            return RefusedError(what, status=status, code=code)
+        if status == 429:
+            return BusyError(what, status=status, code=code, retry_after=wait)
+        return AmbiguousError(what, status=status, code=code, retry_after=wait)
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        for attempt in stamina.retry_context(on=_pause, attempts=self._attempts, timeout=None, wait_max=20.0):
+            with attempt:
+                return call()
+        raise AssertionError("stamina returns or raises")
+
+
+def _pause(error: Exception) -> bool | float:
+    """Whether to repeat a request that is safe to repeat, and after how many seconds if the server said so."""
+    if not isinstance(error, BusyError | AmbiguousError | UnreachableError):
+        return False
+    if error.retry_after is None:
+        return True
+    return error.retry_after if error.retry_after <= _MAX_RETRY_AFTER else False
+
+
+def _quoted(text: str) -> str:
+    """A stranger's words on one line, without control characters, at most 300 long."""
+    return repr(_CONTROL.sub(" ", text)[:300])
+
+
+def _words(response: httpx.Response) -> tuple[str | None, str]:
+    """The provider's error code and message."""
+    try:
+        body = response.json()
+    except ValueError:
+        return None, _quoted(response.text)
+    for wrapper in ("detail", "error"):
+        if isinstance(body, dict) and isinstance(body.get(wrapper), dict):  # pyright: ignore[reportUnknownMemberType]
+            body = body[wrapper]  # pyright: ignore[reportUnknownVariableType]
+    if not isinstance(body, dict):
+        return None, _quoted(str(body))
+    found: dict[str, object] = {str(k): v for k, v in body.items()}  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType]
+    code = found.get("code")
+    return (str(code) if code is not None else None), _quoted(str(found.get("message", found)))
+
+
+def _retry_after(headers: httpx.Headers, now: float) -> float | None:
+    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
+        value = headers.get(name)
+        if value is None:
+            continue
+        try:
+            return float(value) / scale
+        except ValueError:
+            date = email.utils.parsedate_to_datetime(value) if "," in value else None
+            return date.timestamp() - now if date else None
+    return None
+
+
+def _offset(date: str | None, sent: float, received: float) -> tuple[float, float] | None:
+    """How far the provider's clock is ahead; a reply that took longer than 30 s says too little."""
+    if date is None or received - sent > 30.0:
+        return None
+    try:
+        there = email.utils.parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None
+    return there - received, there + 1.0 - sent  # the header is cut to whole seconds

@@ -1,0 +1,57 @@
+"""The embedded default: a batch server on this machine, without a key and without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..ledger import default_home
+from .http import HttpClient
+from .openai import BatchResource
+from .openai_shape import OpenAIShape
+from .profile import LOCAL
+from .protocol import BatchProvider
+
+
+class LocalBatch(BatchResource):
+    """A loopback server, started when it is needed, that speaks OpenAI's batch protocol.
+
+    By itself it is not a language model: it picks the nearest label and embeds with all-MiniLM-L6-v2, and answers
+    free text with the first sentence. With `upstream` it sends each request to a server of your own instead.
+
+    Args:
+        upstream: Address of your OpenAI-compatible server (Ollama, llama.cpp, vLLM), such as
+            ``http://127.0.0.1:11434/v1``.
+        upstream_key: That server's key, if it wants one; use ``dg.EnvVar``.
+        weights: Folder with all-MiniLM-L6-v2's ``model.safetensors`` and ``tokenizer.json``, if they are neither
+            in the Hugging Face cache nor installed.
+        folder: Where the server keeps its state; below ``BATCH_LLM_HOME`` by default.
+        idle_seconds: The server stops by itself after so long without work.
+        min_batch_seconds: A batch takes at least so long; for trying out what waiting looks like.
+
+    Raises:
+        MissingExtraError: The extra ``local`` is not installed.
+        StorageError: The weights can't be found or aren't the right ones.
+    """
+
+    upstream: str | None = None
+    upstream_key: str | None = None
+    weights: str | None = None
+    folder: str | None = None
+    idle_seconds: float = 900.0
+    min_batch_seconds: float = 0.0
+
+    def provider(self) -> BatchProvider:
+        from ..local import ensure_server  # noqa: PLC0415 - the server's packages come with the extra "local"
+
+        home = Path(self.folder) if self.folder else default_home() / "local"
+        server = ensure_server(
+            home,
+            weights=Path(self.weights) if self.weights else None,
+            upstream=self.upstream,
+            upstream_key=self.upstream_key,
+            idle_seconds=self.idle_seconds,
+            min_batch_seconds=self.min_batch_seconds,
+        )
+        http = HttpClient(name=LOCAL.name, base_url=server.base_url, api_key=server.token)
+        # The port changes when the server restarts; its folder is what stays.
+        return OpenAIShape(self.limited(LOCAL), http, account=f"local:{home.absolute()}")

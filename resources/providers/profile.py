@@ -1,0 +1,58 @@
+"""Facts about providers, as data. Each names its source and the day it was read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What differs between servers that speak the OpenAI files + batches protocol.
+
+    Attributes:
+        name: Short name, used in messages and file names.
+        max_rows: Most requests in one batch.
+        max_bytes: Most bytes in one request file.
+        max_line_bytes: Most bytes in one request; a longer row becomes an error row.
+        windows: Completion windows the provider takes; the first is the default.
+        expires: Whether the provider itself ends a batch when its window has passed.
+        queue_full_codes: Validation errors that mean "later", not "never".
+        revocable: Whether a create that names a deleted input file is certain to fail.
+        listing_lag: Seconds after which a created batch is sure to be listed.
+        settle: Seconds after which an unanswered create can no longer take effect.
+        poll_seconds: Wait between two looks at a batch: the first, and the longest after backing off.
+    """
+
+    name: str
+    max_rows: int = 50_000
+    max_bytes: int = 200_000_000
+    max_line_bytes: int = 20_000_000
+    windows: tuple[str, ...] = ("24h",)
+    expires: bool = True
+    queue_full_codes: frozenset[str] = frozenset({"token_limit_exceeded"})
+    endpoints: Mapping[str, str] = field(
+        default_factory=lambda: {"chat": "/v1/chat/completions", "embedding": "/v1/embeddings"}
+    )
+    revocable: bool = False
+    listing_lag: float = 120.0
+    settle: float = 1800.0
+    poll_seconds: tuple[float, float] = (15.0, 300.0)
+
+
+# Limits: the batches.create docstring of the openai Python package 3.57.0, read 2026-11-24. A limit per line
+# is documented nowhere; 20 MB keeps one row from filling a file. Whether a deleted input file stops a late
+# create is unverified, so it is not relied upon.
+OPENAI = Profile(name="openai")
+
+# Our own loopback server: a create whose input file is gone is refused, and a listing reads the same database.
+LOCAL = Profile(
+    name="local",
+    max_rows=10_000,
+    max_bytes=50_000_000,
+    max_line_bytes=1_000_000,
+    revocable=True,
+    listing_lag=0.0,
+    settle=120.0,
+    poll_seconds=(1.0, 5.0),
+)

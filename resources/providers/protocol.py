@@ -1,0 +1,120 @@
+"""What the batch state machine asks of a provider; a provider is anything that does these seven things."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Protocol
+
+from .profile import Profile
+
+
+class Phase(StrEnum):
+    """Where a batch stands, whatever its provider calls it."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the provider is through with it; an unknown status is waited out, never taken as an end."""
+        return self in {Phase.COMPLETED, Phase.FAILED, Phase.EXPIRED, Phase.CANCELLED}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One reason why a provider rejected a whole batch."""
+
+    code: str
+    message: str
+    line: int | None = None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a provider says of one batch. Counts are the provider's word: shown, never trusted."""
+
+    id: str
+    phase: Phase
+    status: str
+    created_at: float | None = None
+    expires_at: float | None = None
+    input_file_id: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict[str, str])
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    result_files: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A provider's batches, newest first.
+
+    Attributes:
+        batches: All that were created at or after the asked time.
+        complete: Whether the listing reached back that far.
+        started_at: When the first page was asked for, our clock.
+        clock_offset: The provider's clock minus ours, as an interval (low, high), if it sent a Date header.
+    """
+
+    batches: tuple[Batch, ...]
+    complete: bool
+    started_at: float
+    clock_offset: tuple[float, float] | None
+
+
+class BatchProvider(Protocol):
+    """A batch provider's account, spoken to over one wire protocol.
+
+    Every method raises `ProviderError`: `RefusedError` and `BusyError` mean that nothing was done.
+    """
+
+    @property
+    def profile(self) -> Profile:
+        """The facts that differ between providers."""
+        ...
+
+    @property
+    def account(self) -> str:
+        """Whose batches these are; two providers with the same account see the same batches."""
+        ...
+
+    def upload(self, path: Path, filename: str) -> str:
+        """Upload a request file; gives its id. Safe to repeat: a second copy is never asked."""
+        ...
+
+    def create(self, file_id: str, endpoint: str, token: str, still_allowed: Callable[[], None]) -> Batch:
+        """Create a batch with exactly one POST, which is never repeated here.
+
+        `still_allowed` is called in the last moment before the body leaves; if it raises, nothing was sent.
+        """
+        ...
+
+    def check(self, batch_id: str) -> Batch:
+        """Ask for one batch."""
+        ...
+
+    def list(self, since: float) -> Listing:
+        """The batches created since then (our clock; the provider's may differ and is allowed for)."""
+        ...
+
+    def fetch(self, batch: Batch, folder: Path) -> list[Path]:
+        """Download every result file of an ended batch into `folder`; a file that is there is whole."""
+        ...
+
+    def cancel(self, batch_id: str) -> None:
+        """Ask the provider to stop a batch; what already ran is paid and can be fetched."""
+        ...
+
+    def delete_file(self, file_id: str) -> None:
+        """Delete an uploaded file; one that is gone already is fine."""
+        ...

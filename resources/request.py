@@ -1,0 +1,63 @@
+"""The provider-neutral request: everything that is asked except a row's own text.
+
+Two assets whose `RequestSpec` is equal share a task, and so their answers, whatever they are called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any, NewType
+
+TaskHash = NewType("TaskHash", str)
+
+
+class Operation(StrEnum):
+    """Which kind of endpoint answers a request."""
+
+    CHAT = "chat"
+    EMBEDDING = "embedding"
+
+
+@dataclass(frozen=True)
+class RequestSpec:
+    """One task: the part of a request that all rows share.
+
+    Attributes:
+        operation: Chat (one text or JSON answer per row) or embedding (one vector per row).
+        model: The provider's name of the model.
+        instruction: System message; empty for none.
+        schema: JSON schema that an answer must satisfy; None for free text and for embeddings.
+        parameters: Sent as they are beside the messages, such as ``{"max_completion_tokens": 50}``.
+        dimensions: Length of an embedding; None for the model's own.
+    """
+
+    operation: Operation
+    model: str
+    instruction: str = ""
+    schema: Mapping[str, Any] | None = None
+    parameters: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    dimensions: int | None = None
+
+    def to_json(self) -> str:
+        """Canonical JSON: equal specs give equal text."""
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str) -> RequestSpec:
+        """The inverse of `to_json`."""
+        fields = json.loads(text)
+        return cls(**{**fields, "operation": Operation(fields["operation"])})
+
+    @property
+    def task(self) -> TaskHash:
+        """sha256 of the canonical JSON, 64 hexadecimal characters."""
+        return TaskHash(hashlib.sha256(self.to_json().encode()).hexdigest())
+
+
+def request_key_sql(prompt: str) -> str:
+    """SQL for a row's request key, given SQL for its prompt; the task's hash is bound as ``$task``."""
+    return f"sha256($task || chr(10) || {prompt})"
