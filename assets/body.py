@@ -59,7 +59,9 @@ def converge(context: dg.AssetExecutionContext, declared: Declaration) -> Events
         ledger = Ledger()
         tables: DuckDBTables = getattr(context.resources, declared.tables)
         machine = _machine(context, declared, ledger, run)
-        plan = _stored_plan(ledger, context, run) or _new_plan(context, declared, ledger, machine, tables, run)
+        plan = _stored_plan(ledger, context, run) or _new_plan(
+            context, declared=declared, ledger=ledger, machine=machine, tables=tables, run=run
+        )
         yield from _Convergence(context, ledger, machine, tables, run, plan).go()
     except BatchLLMError as error:
         # A mistake stays one however often it is tried; a lock or a lost connection may pass.
@@ -82,6 +84,7 @@ def _stored_plan(ledger: Ledger, context: dg.AssetExecutionContext, run: RunFact
 
 def _new_plan(
     context: dg.AssetExecutionContext,
+    *,
     declared: Declaration,
     ledger: Ledger,
     machine: BatchMachine,
@@ -126,32 +129,23 @@ def _input_versions(context: dg.AssetExecutionContext) -> dict[str, str]:
     tags: dict[str, str] = {}
     for key in context.job_def.asset_layer.get(context.asset_key).parent_keys:
         record = context.instance.get_latest_data_version_record(key)
-        version = record.event_log_entry.tags.get("dagster/data_version") if record else None
+        version = (record.event_log_entry.tags or {}).get("dagster/data_version") if record else None
         tags[f"dagster/input_data_version/{key.to_user_string()}"] = version or "INITIAL"
         tags[f"dagster/input_event_pointer/{key.to_user_string()}"] = str(record.storage_id) if record else "NULL"
     return tags
 
 
+@dataclass
 class _Convergence:
     """One run's work on one plan."""
 
-    def __init__(
-        self,
-        context: dg.AssetExecutionContext,
-        ledger: Ledger,
-        machine: BatchMachine,
-        tables: DuckDBTables,
-        run: RunFacts,
-        plan: Plan,
-    ) -> None:
-        self._context = context
-        self._ledger = ledger
-        self._machine = machine
-        self._tables = tables
-        self._run = run
-        self._plan = plan
-        self._spec = TaskSpec.from_json(plan.spec)
-        self._keeps = False
+    _context: dg.AssetExecutionContext
+    _ledger: Ledger
+    _machine: BatchMachine
+    _tables: DuckDBTables
+    _run: RunFacts
+    _plan: Plan
+    _keeps: bool = False
 
     def go(self) -> Events:
         try:
@@ -218,8 +212,9 @@ class _Convergence:
             self._context.log.info(message)
             self._ledger.plans.close(plan.id, PlanState.SUPERSEDED, message)
             return
-        collected = write_table(self._ledger, self._tables, self._context.asset_key, plan, self._spec)
-        metadata = result(self._ledger, self._ledger.plans.get(plan.id), self._spec, collected)
+        spec = TaskSpec.from_json(plan.spec)
+        collected = write_table(self._ledger, self._tables, self._context.asset_key, plan, spec)
+        metadata = result(self._ledger, self._ledger.plans.get(plan.id), spec, collected)
         metadata |= self._tables.metadata(self._context.asset_key)
         yield dg.MaterializeResult(metadata=metadata, tags={"dagster/code_version": plan.code_version, **plan.inputs})
         self._ledger.plans.close(plan.id, PlanState.DONE)
@@ -255,5 +250,7 @@ class _Convergence:
             self._context.log.info(f"{unsent} request(s) that were not sent yet have been given up.")
 
     def _cancel(self) -> None:
+        if self._run.plans:
+            return  # only this collect run was cancelled: another one follows
         with contextlib.suppress(StorageError):
             self._give_up(PlanState.CANCELLED, f"run {self._run.run_id} was cancelled")

@@ -18,8 +18,8 @@ STATE_TAG = "batch_llm/state"
 SENSOR_NAME = "batch_llm_sensor"
 
 BACKFILL_TAG = "dagster/backfill"
-_RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
-_PARTITION_TAG = "dagster/partition"
+RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+PARTITION_TAG = "dagster/partition"
 
 
 class Waiting(Enum):
@@ -68,7 +68,7 @@ class RunFacts:
             backfill=tags.get(BACKFILL_TAG),
             selection=tuple(selected),
             partitions=tuple(context.partition_keys) if partitioned else (),
-            carried={name: tags[name] for name in (BACKFILL_TAG, _PARTITION_TAG, *_RANGE_TAGS) if name in tags},
+            carried={name: tags[name] for name in (BACKFILL_TAG, PARTITION_TAG, *RANGE_TAGS) if name in tags},
         )
 
 

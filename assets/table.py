@@ -1,6 +1,7 @@
 """`llm_table`: the primitive on which every operation is built."""
 
 # Dagster reads the annotation of `context` at run time, so annotations may not be strings in this file.
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
@@ -89,7 +90,7 @@ def llm_table(
     """
 
     def decorate(function: Callable[..., Any]) -> dg.AssetsDefinition:
-        described = options if "description" in options else {**options, "description": function.__doc__ or ""}
+        described: TableOptions = {"description": function.__doc__ or "", **options}
         return define(
             FunctionSource.of(function),
             name=name or function.__name__,
@@ -141,14 +142,23 @@ def define(
     )
     tables = options.get("tables", "tables")
     declared = Declaration(spec=spec, source=source, llm=llm, tables=tables)
+    with warnings.catch_warnings():
+        # backfill_policy is beta in Dagster; that is for us to follow, not for our users to be warned of.
+        warnings.simplefilter("ignore", dg.BetaWarning)
+        return _asset(name, declared, options)
+
+
+def _asset(name: str, declared: Declaration, options: TableOptions) -> dg.AssetsDefinition:
+    spec = declared.spec
+    partitions_def = options.get("partitions_def")
 
     @dg.asset(
         name=name,
         key_prefix=options.get("key_prefix"),
-        deps=list(source.deps),
+        deps=list(declared.source.deps),
         description=options.get("description"),
-        required_resource_keys={llm, tables},
-        io_manager_key=tables,
+        required_resource_keys={declared.llm, declared.tables},
+        io_manager_key=declared.tables,
         # A run whose batch is still out yields nothing and succeeds all the same.
         output_required=False,
         partitions_def=partitions_def,
@@ -156,7 +166,7 @@ def define(
         group_name=options.get("group_name"),
         tags=options.get("tags"),
         owners=options.get("owners"),
-        kinds={"llm", output.operation.value},
+        kinds={"llm", spec.request.operation.value},
         automation_condition=options.get("automation_condition"),
         code_version="-".join(filter(None, [spec.version, options.get("code_version")])),
         metadata={**options.get("metadata", {}), **_metadata(spec)},

@@ -94,7 +94,8 @@ class TaskSpec:
     @classmethod
     def from_json(cls, text: str) -> TaskSpec:
         """The inverse of `to_json`."""
-        fields = json.loads(text)
+        fields: dict[str, Any] = json.loads(text)
         columns = tuple(Column(**column) for column in fields.pop("columns"))
         request = RequestSpec.from_json(fields.pop("request"))
-        return cls(**{**fields, "keep": tuple(fields["keep"])}, columns=columns, request=request)
+        keep = tuple(fields.pop("keep"))
+        return cls(**fields, keep=keep, columns=columns, request=request)

@@ -44,7 +44,13 @@ class Parsed:
 
 
 def parse_results(
-    spec: RequestSpec, results: Sequence[Path], manifest: Path, tokens: Sequence[str], name: str, target: Path
+    spec: RequestSpec,
+    results: Sequence[Path],
+    *,
+    manifest: Path,
+    tokens: Sequence[str],
+    name: str,
+    target: Path,
 ) -> Parsed:
     """Read whole result files into one answers file: each row of the manifest once, the first ok answer wins."""
     engine = connect()

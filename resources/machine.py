@@ -7,7 +7,7 @@ may die between any two lines here and another one goes on from the ledger.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 
 import duckdb
@@ -150,15 +150,15 @@ class BatchMachine:
         with self._taken(attempt, AttemptState.CREATING, AttemptState.AMBIGUOUS) as taken:
             if taken is None or not self.knows(taken):
                 return
-            if taken.state is AttemptState.CREATING:
-                taken = self._attempts.move(taken, AttemptState.AMBIGUOUS)
-            sends = self._attempts.sends(taken.id)
-            listing = self._providers[taken.llm].list(sends[0].t0)
+            creating = taken.state is AttemptState.CREATING
+            unsure = self._attempts.move(taken, AttemptState.AMBIGUOUS) if creating else taken
+            sends = self._attempts.sends(unsure.id)
+            listing = self._providers[unsure.llm].list(sends[0].t0)
             found = _ours(listing, sends)
             if found:
-                self._choose(taken, found)
+                self._choose(unsure, found)
             else:
-                self._absent(taken, sends[-1], listing)
+                self._absent(unsure, sends[-1], listing)
 
     def _choose(self, attempt: Attempt, found: list[tuple[Batch, Send]]) -> None:
         attempt = self._adopt(attempt, found)
@@ -274,7 +274,7 @@ class BatchMachine:
         try:
             manifest = self.home.manifest(attempt.manifest)
             spec = self.ledger.looks.spec(attempt.task)
-            parsed = parse_results(spec, paths, manifest, tokens, name, target)
+            parsed = parse_results(spec, paths, manifest=manifest, tokens=tokens, name=name, target=target)
         except duckdb.Error as error:
             raise readable(error, self.home.folder) from error
         try:
@@ -302,7 +302,7 @@ class BatchMachine:
             self.collect(attempt.id)
 
     @contextmanager
-    def _taken(self, attempt: AttemptId, *states: AttemptState) -> Iterator[Attempt | None]:
+    def _taken(self, attempt: AttemptId, *states: AttemptState) -> Generator[Attempt | None]:
         """Hold an attempt's lease; None if somebody else does or it has moved on."""
         taken = self._attempts.take(attempt, self._owner)
         try:

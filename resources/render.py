@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -67,13 +68,13 @@ def write_request_file(
         ) from error
 
 
-def _write_strings(descriptor: int, lines: pa.Array) -> None:
+def _write_strings(descriptor: int, lines: pa.Array[Any]) -> None:
     """Write a string column as it lies in memory: its values follow each other without gaps."""
     wide = lines.cast(pa.large_string())
     _, offsets, data = wide.buffers()
-    if data is None or len(wide) == 0:
+    if offsets is None or data is None or len(wide) == 0:
         return
-    bounds = np.frombuffer(offsets, dtype=np.int64)[wide.offset : wide.offset + len(wide) + 1]
-    view = memoryview(data)[int(bounds[0]) : int(bounds[-1])]
+    ends = np.frombuffer(memoryview(offsets), dtype=np.int64)
+    view = memoryview(data)[int(ends[wide.offset]) : int(ends[wide.offset + len(wide)])]
     while view:
         view = view[os.write(descriptor, view) :]

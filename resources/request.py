@@ -49,8 +49,9 @@ class RequestSpec:
     @classmethod
     def from_json(cls, text: str) -> RequestSpec:
         """The inverse of `to_json`."""
-        fields = json.loads(text)
-        return cls(**{**fields, "operation": Operation(fields["operation"])})
+        fields: dict[str, Any] = json.loads(text)
+        fields["operation"] = Operation(fields["operation"])
+        return cls(**fields)
 
     @property
     def task(self) -> TaskHash:

@@ -139,7 +139,12 @@ class DuckDBTables(dg.ConfigurableIOManager):
     def _open(self, path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
         try:
             for attempt in stamina.retry_context(
-                on=_is_locked, attempts=None, timeout=self.lock_timeout, wait_initial=0.05, wait_max=0.5, wait_jitter=0.1
+                on=_is_locked,
+                attempts=None,
+                timeout=self.lock_timeout,
+                wait_initial=0.05,
+                wait_max=0.5,
+                wait_jitter=0.1,
             ):
                 with attempt:
                     return duckdb.connect(str(path), read_only=read_only)
@@ -162,7 +167,10 @@ class DuckDBTables(dg.ConfigurableIOManager):
         try:
             db.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(_names(key)[0])}")
             if partitions and _exists(db, key):
-                db.execute(f"DELETE FROM {name} WHERE list_contains($keys, ({expression})::VARCHAR)", {"keys": list(partitions)})
+                db.execute(
+                    f"DELETE FROM {name} WHERE list_contains($keys, ({expression})::VARCHAR)",
+                    {"keys": list(partitions)},
+                )
                 count = rows(db, f"INSERT INTO {name} BY NAME {source}")[0][0]
             else:
                 db.execute(f"CREATE OR REPLACE TABLE {name} AS {source}")
@@ -191,7 +199,8 @@ def _exists(db: duckdb.DuckDBPyConnection, key: dg.AssetKey) -> bool:
     schema, table = _names(key)
     found = rows(
         db,
-        "SELECT 1 FROM duckdb_tables() WHERE database_name = current_database() AND schema_name = $s AND table_name = $t",
+        """SELECT 1 FROM duckdb_tables()
+        WHERE database_name = current_database() AND schema_name = $s AND table_name = $t""",
         {"s": schema, "t": table},
     )
     return bool(found)

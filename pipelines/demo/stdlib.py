@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import heapq
 import importlib
@@ -9,10 +10,10 @@ import inspect
 import itertools
 import operator
 import re
-import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Final, NamedTuple, cast
 
 import pyarrow as pa
@@ -35,7 +36,28 @@ SCHEMA: Final = pa.schema(
         )
     ]
 )
+# A host may replace these (pytest and debuggers do), and the list must not depend on who runs it.
+_HOOKS: Final = frozenset(
+    {
+        "pdb.set_trace",
+        "sys.breakpointhook",
+        "sys.displayhook",
+        "sys.excepthook",
+        "sys.unraisablehook",
+        "threading.excepthook",
+        "warnings.formatwarning",
+        "warnings.showwarning",
+    }
+)
 _PLAIN: Final = (bool, int, float, str, bytes, type(None))
+
+
+class _Unshown:
+    def __repr__(self) -> str:
+        return "..."
+
+
+_UNSHOWN: Final = _Unshown()
 
 
 class _Export(NamedTuple):
@@ -75,23 +97,29 @@ def stdlib_functions(rows: int | None = None) -> pa.Table:
 def _exports() -> Iterator[_Export]:
     for module in CHAPTER_OF_MODULE:
         try:
-            importlib.import_module(module)
+            namespace = importlib.import_module(module)
         except ImportError:
             continue
-        namespace = sys.modules[module]
         declared = cast("list[str] | None", getattr(namespace, "__all__", None))
         for name in dir(namespace) if declared is None else declared:
-            value: object = getattr(namespace, name, None)
-            if name.startswith("_") or not (inspect.isclass(value) or inspect.isroutine(value)):
-                continue
+            export = _Export(module, name, getattr(namespace, name, None))
             # Without __all__, what a module imports for its own use looks like what it offers.
-            if declared is not None or not _is_documented_elsewhere(value, module):
-                yield _Export(module, name, value)
+            if _is_public(export) and (declared is not None or not _is_documented_elsewhere(export)):
+                yield export
 
 
-def _is_documented_elsewhere(value: object, module: str) -> bool:
-    home = _home(value)
-    return home in CHAPTER_OF_MODULE and home != module and not home.startswith(f"{module}.")
+def _is_public(export: _Export) -> bool:
+    if export.name.startswith("_") or f"{export.module}.{export.name}" in _HOOKS:
+        return False
+    is_code = inspect.isclass(export.value) or inspect.isroutine(export.value)
+    # socket.timeout is TimeoutError, os.error is OSError.
+    is_builtin = getattr(builtins, getattr(export.value, "__name__", ""), None) is export.value
+    return is_code and not is_builtin
+
+
+def _is_documented_elsewhere(export: _Export) -> bool:
+    home = _home(export.value)
+    return home in CHAPTER_OF_MODULE and home != export.module and not home.startswith(f"{export.module}.")
 
 
 def _one_name_each(exports: Iterator[_Export]) -> Iterator[_Export]:
@@ -164,8 +192,11 @@ def _signature(value: object) -> str:
 
 
 def _shown(default: object) -> object:
-    # Other defaults would show addresses and paths of this process.
-    return default if isinstance(default, _PLAIN) or default is inspect.Parameter.empty else ...
+    if default is inspect.Parameter.empty:
+        return default
+    # platform.architecture has sys.executable as a default; other objects may show their address.
+    plain = isinstance(default, _PLAIN) and not (isinstance(default, str) and Path(default).is_absolute())
+    return default if plain else _UNSHOWN
 
 
 def _place_in_sample(row: dict[str, str]) -> str:

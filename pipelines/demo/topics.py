@@ -1,10 +1,11 @@
 """Which topic each module of the standard library belongs to, as its documentation says.
 
 The library reference sorts its modules into chapters. ``_CHAPTERS`` repeats that table of contents (edition 3.13)
-and ``_TOPICS`` merges the thirty chapters into a dozen topics. A function's gold topic is the topic of its module's
-chapter: nobody labelled functions by hand, and no module was moved to where a classifier would like it better.
+and ``_CHAPTERS_OF_TOPIC`` merges the chapters into a dozen topics. A function's gold topic is the topic of its
+module's chapter: nobody labelled single functions, and no module was moved to where a classifier would like it
+better. ``asyncio``, for one, counts as networking because that is its chapter.
 
-Left out: the chapter "Superseded Modules", which says how old a module is and not what it is about; documentation
+Left out: the built-ins, which are about everything; "Superseded Modules", a chapter about the age of its modules;
 pages without functions of their own; modules that act when imported (``readline`` and ``rlcompleter`` set up the
 terminal, ``this`` and ``antigravity`` speak up); programs rather than libraries (``idlelib``, ``turtle``, ``test``).
 """
@@ -13,9 +14,28 @@ from __future__ import annotations
 
 from typing import Final
 
+# Worded on the functions whose SHA-256 starts with 8 to f; the demo's sample comes from the others.
+TOPICS: Final[dict[str, str]] = {
+    "text": "regular expressions, searching and replacing in text, comparing lines, and locales",
+    "data types": "calendars, collections, enumerations and sorted lists",
+    "mathematics": (
+        "trigonometry, logarithms and square roots, decimals and fractions, and random numbers from a distribution"
+    ),
+    "functional programming": "iterating over elements, combinations and permutations, and comparison of a and b",
+    "operating system and files": "paths and permissions, process ids, clocks, logging, and input and output streams",
+    "storage and binary data": "saving pickled objects, SQL databases, zip and tar archives, hashes and codecs",
+    "data formats": "parsing XML documents and CSV files, sound files, and the sections and options of a configuration",
+    "internet": "URLs, HTTP requests and responses, e-mail headers, MIME and base64",
+    "command line": "command-line options and help, and the cursor, colours and keys of a terminal",
+    "graphical interfaces": "windows and text widgets, asking the user, and choosing a file or colour",
+    "concurrency and networking": "event loops, signals, secure connections, protocols and transports",
+    "Python itself": (
+        "inspecting objects and frames, imports, tracebacks, type hints, context managers and unit tests"
+    ),
+}
+
 # Modules stand in the order of the reference: of two that export the same object, the earlier one is its page.
 _CHAPTERS: Final[dict[str, str]] = {
-    "Built-in Functions": "builtins",
     "Text Processing Services": "string re difflib textwrap unicodedata stringprep",
     "Binary Data Services": "struct codecs",
     "Data Types": (
@@ -65,9 +85,7 @@ _CHAPTERS: Final[dict[str, str]] = {
     "Development Tools": "typing pydoc doctest unittest unittest.mock",
     "Debugging and Profiling": "bdb faulthandler pdb profile cProfile pstats timeit trace tracemalloc",
     "Software Packaging and Distribution": "ensurepip venv zipapp",
-    "Python Runtime Services": (
-        "sys sysconfig warnings dataclasses contextlib abc atexit traceback gc inspect site"
-    ),
+    "Python Runtime Services": ("sys sysconfig warnings dataclasses contextlib abc atexit traceback gc inspect site"),
     "Custom Python Interpreters": "code codeop",
     "Importing Modules": (
         "zipimport pkgutil modulefinder runpy importlib importlib.abc importlib.machinery importlib.util "
@@ -79,10 +97,57 @@ _CHAPTERS: Final[dict[str, str]] = {
     "MS Windows Specific Services": "msvcrt winreg winsound",
     "Unix-specific Services": "shlex pwd grp termios tty pty fcntl resource syslog",
 }
+
+_CHAPTERS_OF_TOPIC: Final[dict[str, tuple[str, ...]]] = {
+    "text": ("Text Processing Services", "Internationalization"),
+    "data types": ("Data Types",),
+    "mathematics": ("Numeric and Mathematical Modules",),
+    "functional programming": ("Functional Programming Modules",),
+    "operating system and files": (
+        "File and Directory Access",
+        "Generic Operating System Services",
+        "MS Windows Specific Services",
+        "Unix-specific Services",
+    ),
+    "storage and binary data": (
+        "Binary Data Services",
+        "Data Persistence",
+        "Data Compression and Archiving",
+        "Cryptographic Services",
+    ),
+    "data formats": ("File Formats", "Structured Markup Processing Tools", "Multimedia Services"),
+    "internet": ("Internet Data Handling", "Internet Protocols and Support"),
+    "command line": ("Command-line Interface Libraries",),
+    "graphical interfaces": ("Graphical User Interfaces with Tk",),
+    "concurrency and networking": ("Concurrent Execution", "Networking and Interprocess Communication"),
+    "Python itself": (
+        "Development Tools",
+        "Debugging and Profiling",
+        "Software Packaging and Distribution",
+        "Python Runtime Services",
+        "Custom Python Interpreters",
+        "Importing Modules",
+        "Python Language Services",
+    ),
+}
+
+# The keys are partition keys: short words, safe in a path and on a command line.
+MODULE_GROUPS: Final[dict[str, tuple[str, ...]]] = {
+    "text": ("text",),
+    "data": ("data types", "functional programming"),
+    "math": ("mathematics",),
+    "system": ("operating system and files",),
+    "storage": ("storage and binary data", "data formats"),
+    "internet": ("internet",),
+    "interface": ("command line", "graphical interfaces"),
+    "concurrency": ("concurrency and networking",),
+    "python": ("Python itself",),
+}
+
 CHAPTER_OF_MODULE: Final[dict[str, str]] = {
     module: chapter for chapter, modules in _CHAPTERS.items() for module in modules.split()
 }
-
-TOPIC_OF_CHAPTER = {c: c for c in _CHAPTERS}
-TOPIC_OF_MODULE = CHAPTER_OF_MODULE
-GROUP_OF_MODULE = CHAPTER_OF_MODULE
+_TOPIC_OF_CHAPTER: Final = {chapter: topic for topic, chapters in _CHAPTERS_OF_TOPIC.items() for chapter in chapters}
+_GROUP_OF_TOPIC: Final = {topic: group for group, topics in MODULE_GROUPS.items() for topic in topics}
+TOPIC_OF_MODULE: Final = {module: _TOPIC_OF_CHAPTER[chapter] for module, chapter in CHAPTER_OF_MODULE.items()}
+GROUP_OF_MODULE: Final = {module: _GROUP_OF_TOPIC[topic] for module, topic in TOPIC_OF_MODULE.items()}

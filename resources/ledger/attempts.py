@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NewType
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from ..errors import ProtocolError, StaleFenceError
@@ -100,12 +100,13 @@ class Attempts:
     def get(self, attempt: AttemptId) -> Attempt:
         """One attempt as it is now."""
         with self._db.read() as c:
-            return _attempt(c.execute(select(_T).where(_T.c.id == attempt)).one())
+            return _attempt(c.execute(select(_T).where(_T.c.id == attempt)).mappings().one())
 
     def find(self, *where: ColumnElement[bool]) -> list[Attempt]:
         """Attempts that satisfy all conditions, oldest first."""
         with self._db.read() as c:
-            return [_attempt(row) for row in c.execute(select(_T).where(*where).order_by(_T.c.created_at, _T.c.id))]
+            found = c.execute(select(_T).where(*where).order_by(_T.c.created_at, _T.c.id))
+            return [_attempt(row) for row in found.mappings()]
 
     def open_of_plan(self, plan: str) -> list[Attempt]:
         """The open attempts whose keys a plan waits for, its own and other plans'."""
@@ -130,7 +131,7 @@ class Attempts:
             taken = c.execute(update(_T).where(_T.c.id == attempt, _T.c.lease_until <= now).values(values))
             if taken.rowcount == 0:
                 return None
-            return _attempt(c.execute(select(_T).where(_T.c.id == attempt)).one())
+            return _attempt(c.execute(select(_T).where(_T.c.id == attempt)).mappings().one())
 
     def renew(self, attempt: Attempt) -> Attempt:
         """Extend the lease before a call to the provider."""
@@ -178,7 +179,7 @@ class Attempts:
         table = schema.send
         with self._db.read() as c:
             rows = c.execute(select(table).where(table.c.attempt == attempt).order_by(table.c.n))
-            return [Send(**row._mapping) for row in rows]  # noqa: SLF001 - SQLAlchemy's documented accessor
+            return [Send(**row) for row in rows.mappings()]
 
     def links(self, attempt: AttemptId) -> list[Link]:
         """All batches of an attempt, the survivor first."""
@@ -186,7 +187,7 @@ class Attempts:
         columns = [table.c[field.name] for field in fields(Link)]
         query = select(*columns).where(table.c.attempt == attempt).order_by(table.c.extra, table.c.linked_at)
         with self._db.read() as c:
-            return [Link(**row._mapping) for row in c.execute(query)]  # noqa: SLF001
+            return [Link(**row) for row in c.execute(query).mappings()]
 
     def answers(self, attempts: Sequence[AttemptId]) -> list[AnswersFile]:
         """What the answers of these attempts came to."""
@@ -254,9 +255,9 @@ def _fenced(c: Connection, attempt: Attempt, values: Mapping[str, Any]) -> Attem
     return replace(attempt, **values)
 
 
-def _attempt(row: Any) -> Attempt:
-    columns = dict(row._mapping)  # noqa: SLF001
-    return Attempt(**{**columns, "state": AttemptState(columns["state"])})
+def _attempt(row: RowMapping) -> Attempt:
+    columns: dict[str, Any] = {**row, "state": AttemptState(row["state"])}
+    return Attempt(**columns)
 
 
 def _columns(record: Send | Link) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NewType
 
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from ..request import TaskHash
 from . import schema
 from .connect import Database
-from .states import PlanState
+from .states import OPEN_ATTEMPTS, PlanState
 
 PlanId = NewType("PlanId", str)
 
@@ -86,25 +86,31 @@ class Plans:
         with self._db.write() as c:
             c.execute(insert_or_ignore(schema.origin).values(first).on_conflict_do_nothing())
             c.execute(insert(_P).values(row))
-            return _plan(c.execute(select(_P).where(_P.c.id == plan.id)).one())
+            return _plan(c.execute(select(_P).where(_P.c.id == plan.id)).mappings().one())
 
     def get(self, plan: PlanId) -> Plan:
         """One plan as it is now."""
         with self._db.read() as c:
-            return _plan(c.execute(select(_P).where(_P.c.id == plan)).one())
+            return _plan(c.execute(select(_P).where(_P.c.id == plan)).mappings().one())
 
     def find(self, *where: ColumnElement[bool]) -> list[Plan]:
         """Plans that satisfy all conditions, oldest first."""
         with self._db.read() as c:
-            return [_plan(row) for row in c.execute(select(_P).where(*where).order_by(_P.c.seq))]
+            return [_plan(row) for row in c.execute(select(_P).where(*where).order_by(_P.c.seq)).mappings()]
 
-    def open_in(self, location: str) -> list[Plan]:
-        """A code location's open plans."""
-        return self.find(_P.c.location == location, _P.c.state == PlanState.OPEN)
+    def with_work(self, location: str) -> list[Plan]:
+        """A code location's open plans, and ended ones whose batches are still out."""
+        w, a = schema.plan_attempt, schema.attempt
+        out = select(w.c.plan).join(a, a.c.id == w.c.attempt).where(a.c.state.in_(OPEN_ATTEMPTS))
+        return self.find(_P.c.location == location, (_P.c.state == PlanState.OPEN) | _P.c.id.in_(out))
 
     def of_origin(self, origin: str) -> list[Plan]:
         """All plans that one origin led to."""
         return self.find(_P.c.origin == origin)
+
+    def of_origin_or_backfill(self, name: str) -> list[Plan]:
+        """All plans that one run or one backfill led to."""
+        return self.find((_P.c.origin == name) | (_P.c.backfill == name))
 
     def of_backfill(self, backfill: str) -> list[Plan]:
         """A backfill's open plans."""
@@ -189,8 +195,8 @@ _PLAIN = (
 )  # fmt: skip
 
 
-def _plan(row: Any) -> Plan:
-    columns = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented accessor
+def _plan(row: RowMapping) -> Plan:
+    columns: dict[str, Any] = dict(row)
     columns["state"] = PlanState(columns["state"])
     columns["partitions"] = tuple(json.loads(columns["partitions"]))
     columns["inputs"] = json.loads(columns["inputs"])

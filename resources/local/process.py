@@ -125,9 +125,8 @@ def ensure_server(
     """
     require_extra()
     place = Home.prepare(home)
-    settings = _Settings(
-        weights.resolve() if weights else None, upstream, upstream_key, idle_seconds, min_batch_seconds, chunk_rows
-    )
+    weights = weights.resolve() if weights else None
+    settings = _Settings(weights, upstream, upstream_key, idle_seconds, min_batch_seconds, chunk_rows)
     with _alone(place):
         token = place.token()
         fingerprint = settings.fingerprint(token)

@@ -7,11 +7,11 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import httpx
 import stamina
@@ -139,7 +139,7 @@ class HttpClient:
         return Reply(body, _offset(response.headers.get("date"), sent, received))
 
     @contextmanager
-    def _mapped(self) -> Iterator[None]:
+    def _mapped(self) -> Generator[None]:
         try:
             yield
         except (
@@ -195,15 +195,15 @@ def _quoted(text: str) -> str:
 def _words(response: httpx.Response) -> tuple[str | None, str]:
     """The provider's error code and message."""
     try:
-        body = response.json()
+        body: object = response.json()
     except ValueError:
         return None, _quoted(response.text)
     for wrapper in ("detail", "error"):
-        if isinstance(body, dict) and isinstance(body.get(wrapper), dict):  # pyright: ignore[reportUnknownMemberType]
-            body = body[wrapper]  # pyright: ignore[reportUnknownVariableType]
+        inner = cast("dict[str, object]", body).get(wrapper) if isinstance(body, dict) else None
+        body = cast("object", inner) if isinstance(inner, dict) else body
     if not isinstance(body, dict):
         return None, _quoted(str(body))
-    found: dict[str, object] = {str(k): v for k, v in body.items()}  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType]
+    found = cast("dict[str, object]", body)
     code = found.get("code")
     return (str(code) if code is not None else None), _quoted(str(found.get("message", found)))
 

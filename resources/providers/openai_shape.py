@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..clock import Clock, SystemClock
 from ..errors import AmbiguousError, RefusedError
@@ -89,7 +89,7 @@ class OpenAIShape:
             # Without a Date header the provider's clock may be an hour off; listing more costs a page, not money.
             oldest = since + (offset[0] - 300.0 if offset else -3600.0)
             page = _object(reply.body)
-            batches = [parse_batch(item) for item in page.get("data") or []]
+            batches = [parse_batch(item) for item in _items(page)]
             found += [b for b in batches if b.created_at is None or b.created_at >= oldest]
             past = any(b.created_at is not None and b.created_at < oldest for b in batches)
             if past or not page.get("has_more") or not batches:
@@ -131,8 +131,8 @@ def parse_batch(body: object) -> Batch:
     job = _object(body)
     status = str(job.get("status", ""))
     counts = _object(job.get("request_counts") or {})
-    errors = job.get("errors")
-    problems = _object(errors).get("data") if isinstance(errors, Mapping) else None
+    errors: object = job.get("errors")
+    problems = _items(_object(errors)) if errors else []
     return Batch(
         id=str(job["id"]),
         phase=_PHASES.get(status.lower(), Phase.UNKNOWN),
@@ -145,7 +145,7 @@ def parse_batch(body: object) -> Batch:
         completed=int(counts.get("completed") or 0),
         failed=int(counts.get("failed") or 0),
         result_files=tuple(str(job[key]) for key in ("output_file_id", "error_file_id") if job.get(key)),
-        problems=tuple(_problem(p) for p in problems or []),
+        problems=tuple(_problem(p) for p in problems),
     )
 
 
@@ -158,7 +158,12 @@ def _problem(body: object) -> Problem:
 def _object(body: object) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise AmbiguousError(f"The server answered {str(body)[:100]!r} where an object was expected.")
-    return body  # pyright: ignore[reportUnknownVariableType]
+    return cast("dict[str, Any]", body)
+
+
+def _items(body: Mapping[str, Any]) -> list[object]:
+    items: object = body.get("data")
+    return cast("list[object]", items) if isinstance(items, list) else []
 
 
 def _seconds(value: object) -> float | None:

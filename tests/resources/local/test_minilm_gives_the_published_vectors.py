@@ -15,12 +15,12 @@ def encoder() -> MiniLM:
 @pytest.mark.parametrize(
     ("texts", "expected"),
     [
-        # https://sbert.net, quickstart
+        # Quickstart of sentence-transformers
         (
             ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."],
             [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]],
         ),
-        # The model's page on the Hugging Face hub, inference example
+        # Example sentences of the model's page on the Hugging Face hub; numbers as a Unity port of it states them
         (
             ["That is a happy person", "That is a happy dog", "That is a very happy person", "Today is a sunny day"],
             [[1.0, 0.695, 0.943, 0.257]],

@@ -1,0 +1,30 @@
+"""The demo code location, which workspace.yaml and `dg dev` load."""
+
+from __future__ import annotations
+
+import dagster as dg
+
+from ..resources import DuckDBTables
+from .defs import batch_llm_defs
+from .demo import assets, settings
+
+tables = DuckDBTables(path=str(settings.DUCKDB))
+
+defs = dg.Definitions.merge(
+    dg.Definitions(
+        assets=[
+            assets.stdlib_functions,
+            assets.function_topics,
+            assets.function_vectors,
+            assets.question_vectors,
+            assets.topics_by_group,
+            assets.topic_report,
+        ],
+        asset_checks=[assets.better_than_guessing],
+        jobs=[assets.classify_job],
+        schedules=[assets.nightly],
+        resources={"llm": settings.provider(), "tables": tables},
+    ),
+    # Local batches take seconds, so the demo's sensor looks more often than the default.
+    batch_llm_defs(minimum_interval_seconds=2 if settings.PROVIDER == "local" else 30),
+)

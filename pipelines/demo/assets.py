@@ -1,0 +1,121 @@
+"""The demo's assets: Python's standard library, sorted into topics and embedded."""
+
+from __future__ import annotations
+
+import dagster as dg
+import duckdb
+import pandas as pd
+import pyarrow as pa
+
+from ...assets import classify_asset, embed_asset
+from .settings import EMBED_MODEL, MODEL, ROWS
+from .stdlib import stdlib_functions as read_stdlib
+from .topics import MODULE_GROUPS, TOPICS
+
+QUESTION = "delete a whole directory tree"
+# The module's name is not in the prompt: the topic to be found is the documentation chapter of the module.
+PROMPT = "{name}: {docstring}"
+
+
+@dg.asset(io_manager_key="tables", group_name="stdlib", kinds={"python"})
+def stdlib_functions() -> pa.Table:
+    """Functions and classes of this Python's standard library, with the documentation chapter as gold topic."""
+    return read_stdlib(ROWS)
+
+
+function_topics = classify_asset(
+    name="function_topics",
+    source=stdlib_functions,
+    row_key="function_id",
+    prompt=PROMPT,
+    labels=TOPICS,
+    label_column="topic",
+    llm="llm",
+    model=MODEL,
+    group_name="stdlib",
+    description="Which topic a function belongs to, judged by its name and docstring.",
+)
+
+function_vectors = embed_asset(
+    name="function_vectors",
+    source=stdlib_functions,
+    row_key="function_id",
+    prompt=PROMPT,
+    llm="llm",
+    model=EMBED_MODEL,
+    group_name="stdlib",
+    description="What a function is about, as a vector.",
+)
+
+question_vectors = embed_asset(
+    name="question_vectors",
+    source=f"SELECT 1 AS question_id, '{QUESTION}' AS question FROM stdlib_functions LIMIT 1",
+    row_key="question_id",
+    keep=["question"],
+    prompt="{question}",
+    llm="llm",
+    model=EMBED_MODEL,
+    group_name="stdlib",
+    description="Questions to search the vectors with.",
+)
+
+topics_by_group = classify_asset(
+    name="topics_by_group",
+    source="SELECT * FROM stdlib_functions",
+    row_key="function_id",
+    prompt=PROMPT + "\n{signature}",
+    labels=TOPICS,
+    label_column="topic",
+    llm="llm",
+    model=MODEL,
+    partitions_def=dg.StaticPartitionsDefinition(list(MODULE_GROUPS)),
+    partition_expr="module_group",
+    group_name="stdlib",
+    description="Topics once more, with the signature in the question, one partition per group of modules.",
+)
+
+
+@dg.asset(io_manager_key="tables", group_name="stdlib", kinds={"duckdb"})
+def topic_report(
+    stdlib_functions: pd.DataFrame, function_topics: pd.DataFrame, function_vectors: pd.DataFrame
+) -> pa.Table:
+    """Per topic: how many functions, how often the label is right, and how often the nearest vector agrees."""
+    engine = duckdb.connect()
+    engine.register("functions", stdlib_functions)
+    engine.register("topics", function_topics)
+    engine.register("vectors", function_vectors)
+    return engine.sql("""
+        WITH judged AS (
+            SELECT f.function_id, f.gold_topic, t.topic, v.vector
+            FROM functions AS f JOIN topics AS t USING (function_id) JOIN vectors AS v USING (function_id)
+            WHERE t.status = 'ok' AND v.status = 'ok'
+        ), nearest AS (
+            SELECT a.function_id, arg_max(b.gold_topic, list_cosine_similarity(a.vector, b.vector)) AS neighbour_topic
+            FROM judged AS a JOIN judged AS b ON a.function_id <> b.function_id GROUP BY a.function_id
+        )
+        SELECT gold_topic AS topic, count(*) AS functions,
+            round(avg((topic = gold_topic)::INTEGER), 3) AS label_is_right,
+            round(avg((neighbour_topic = gold_topic)::INTEGER), 3) AS neighbour_agrees,
+        FROM judged JOIN nearest USING (function_id) GROUP BY gold_topic ORDER BY functions DESC
+    """).to_arrow_table()
+
+
+@dg.asset_check(asset=function_topics, additional_ins={"stdlib_functions": dg.AssetIn("stdlib_functions")})
+def better_than_guessing(function_topics: pd.DataFrame, stdlib_functions: pd.DataFrame) -> dg.AssetCheckResult:
+    """Accuracy against the gold topics, beside always naming the most frequent topic."""
+    judged = function_topics.merge(stdlib_functions, on="function_id")
+    accuracy = float((judged["topic"] == judged["gold_topic"]).mean())
+    majority = float(judged["gold_topic"].value_counts(normalize=True).max())
+    return dg.AssetCheckResult(
+        passed=accuracy > majority,
+        metadata={"accuracy": accuracy, "majority_baseline": majority, "rows": len(judged)},
+    )
+
+
+classify_job = dg.define_asset_job("classify_stdlib", dg.AssetSelection.assets("stdlib_functions", "function_topics"))
+nightly = dg.ScheduleDefinition(
+    name="nightly",
+    job=classify_job,
+    cron_schedule="0 2 * * *",
+    description="Every night: what has changed since yesterday is asked, the rest is reused.",
+)

@@ -1,0 +1,29 @@
+"""The providers that a code location declares, by resource key."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import dagster as dg
+
+from ..resources.errors import BatchLLMError
+from ..resources.providers.openai import BatchResource
+from ..resources.providers.protocol import BatchProvider
+
+
+def providers_of(context: dg.SensorEvaluationContext, keys: Collection[str]) -> Mapping[str, BatchProvider]:
+    """Clients for the named resources; one that can't be made is said in the log and left out of this tick."""
+    repository = context.repository_def
+    declared: Mapping[str, dg.ResourceDefinition] = repository.get_top_level_resources() if repository else {}
+    providers: dict[str, BatchProvider] = {}
+    for key in sorted(keys):
+        if key not in declared:
+            context.log.warning(f"Resource {key!r} of a waiting LLM table is not declared any more.")
+            continue
+        try:
+            with dg.build_resources({key: declared[key]}, instance=context.instance) as built:
+                resource: BatchResource = getattr(built, key)
+                providers[key] = resource.provider()
+        except (BatchLLMError, dg.DagsterError) as error:
+            context.log.warning(f"Resource {key!r} can't be used: {error}")
+    return providers

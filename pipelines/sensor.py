@@ -1,0 +1,108 @@
+"""The sensor: it looks at open batches and sends a run wherever a plan can move on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import dagster as dg
+
+from ..assets.report import observation
+from ..assets.run import SENSOR_NAME
+from ..resources.errors import ProviderError
+from ..resources.ledger import Attempt, AttemptState, Ledger, Plan, PlanState
+from ..resources.machine import BatchMachine
+from .continuation import collect_requests
+from .providers import providers_of
+
+_TICK_SECONDS = 30.0
+"""A tick ends well before Dagster's limit of 60 s; what it didn't reach is due first at the next one."""
+
+_UNSETTLED = (AttemptState.CREATING, AttemptState.AMBIGUOUS)
+
+
+def batch_llm_sensor(*, minimum_interval_seconds: int = 15) -> dg.SensorDefinition:
+    """The sensor that brings every LLM table of a code location home; declared running.
+
+    Args:
+        minimum_interval_seconds: Seconds between two ticks; each batch has its own, longer back-off.
+    """
+
+    # Dagster refuses a tick in which any request names an asset outside of the sensor's target.
+    @dg.sensor(
+        name=SENSOR_NAME,
+        target=dg.AssetSelection.all(),
+        minimum_interval_seconds=minimum_interval_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description="Polls batches that are out, and starts a run when their answers can be collected.",
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+        return tick(context)
+
+    return sensor
+
+
+def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
+    """One look at everything that is open in this code location."""
+    origin = context.code_location_origin
+    if origin is None:
+        return dg.SkipReason("This sensor runs in a code location that a workspace has loaded.")
+    ledger = Ledger()
+    plans = _mine(context, ledger, origin.location_name)
+    if not plans:
+        return dg.SkipReason("No LLM table is waiting.")
+    seen = _look_at_providers(context, ledger, plans)
+    for plan in plans:
+        if plan.state is PlanState.OPEN and _was_cancelled(context, plan):
+            _cancel(ledger, plan)
+    requests = collect_requests(context, ledger, [ledger.plans.get(plan.id) for plan in plans])
+    return dg.SensorResult(
+        run_requests=requests,
+        asset_events=_progress(ledger, plans, seen),
+        skip_reason=None if requests else f"{len(plans)} plan(s) wait for their batches.",
+    )
+
+
+def _mine(context: dg.SensorEvaluationContext, ledger: Ledger, location: str) -> list[Plan]:
+    """This location's plans that have something out; another instance may share the ledger and has its own."""
+    return [plan for plan in ledger.plans.with_work(location) if context.instance.has_run(plan.run)]
+
+
+def _look_at_providers(context: dg.SensorEvaluationContext, ledger: Ledger, plans: Sequence[Plan]) -> list[Attempt]:
+    providers = providers_of(context, {plan.llm for plan in plans})
+    machine = BatchMachine(ledger, providers, SENSOR_NAME)
+    until = ledger.clock.monotonic() + _TICK_SECONDS
+    seen: list[Attempt] = []
+    for llm in providers:
+        try:
+            seen += machine.poll(llm)
+            for attempt in ledger.attempts.due(_UNSETTLED, llm):
+                if ledger.clock.monotonic() < until:
+                    machine.reconcile(attempt.id)
+        except ProviderError as error:
+            context.log.warning(error.message)
+    return seen
+
+
+def _was_cancelled(context: dg.SensorEvaluationContext, plan: Plan) -> bool:
+    """Whether somebody cancelled the planning run or its backfill after the run had let go or died."""
+    run = context.instance.get_run_by_id(plan.run)
+    if run is not None and run.status is dg.DagsterRunStatus.CANCELED:
+        return True
+    backfill = context.instance.get_backfill(plan.backfill) if plan.backfill else None
+    return backfill is not None and backfill.status.value in {"CANCELED", "CANCELING"}
+
+
+def _cancel(ledger: Ledger, plan: Plan) -> None:
+    if ledger.plans.close(plan.id, PlanState.CANCELLED, "its run or backfill was cancelled"):
+        ledger.attempts.void_unsent(plan.id)
+
+
+def _progress(ledger: Ledger, plans: Sequence[Plan], seen: Sequence[Attempt]) -> list[dg.AssetObservation]:
+    """An observation per plan whose batches were looked at: the UI draws a chart of them."""
+    looked_at = {attempt.id for attempt in seen}
+    events: list[dg.AssetObservation] = []
+    for plan in plans:
+        attempts = ledger.attempts.open_of_plan(plan.id)
+        if plan.state is PlanState.OPEN and any(attempt.id in looked_at for attempt in attempts):
+            events.append(observation(dg.AssetKey.from_user_string(plan.asset), plan, attempts))
+    return events
