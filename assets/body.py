@@ -32,7 +32,7 @@ from .collect import write_table
 from .look import look, unfinished
 from .plan import write_plan
 from .report import observation, result
-from .run import STATE_TAG, RunFacts, Waiting, sensor_will_come
+from .run import STATE_TAG, RunFacts, Waiting, leaves_at, sensor_will_come
 from .source import Source
 from .task import TaskSpec
 
@@ -58,11 +58,11 @@ def converge(context: dg.AssetExecutionContext, declared: Declaration) -> Events
         run = RunFacts.of(context)
         ledger = Ledger()
         tables: DuckDBTables = getattr(context.resources, declared.tables)
-        machine = _machine(context, declared, ledger, run)
-        plan = _stored_plan(ledger, context, run) or _new_plan(
-            context, declared=declared, ledger=ledger, machine=machine, tables=tables, run=run
-        )
-        yield from _Convergence(context, ledger, machine, tables, run, plan).go()
+        with contextlib.closing(_machine(context, declared, ledger, run)) as machine:
+            plan = _stored_plan(ledger, context, run) or _new_plan(
+                context, declared=declared, ledger=ledger, machine=machine, tables=tables, run=run
+            )
+            yield from _Convergence(context, ledger, machine, tables, run, plan).go()
     except BatchLLMError as error:
         # A mistake stays one however often it is tried; a lock or a lost connection may pass.
         final = isinstance(error, InputError | MissingSecretError | RefusedError)
@@ -180,7 +180,7 @@ class _Convergence:
             if waiting is None:
                 waiting = self._how_to_wait()
                 self._announce(waiting)
-            if waiting is Waiting.DETACH:
+            if waiting is Waiting.DETACH or (self._keeps and self._handed_over()):
                 return
             self._ledger.clock.sleep(_STEP_SECONDS)
             self._machine.poll(self._plan.llm)
@@ -239,9 +239,23 @@ class _Convergence:
     def _stay_for_backfill(self) -> None:
         """Stay until no partition of the backfill waits any more; then leave in one step with that check."""
         backfill = self._run.backfill or ""
-        while not self._ledger.plans.stop_keeping(backfill, self._run.run_id):
+        while not self._ledger.plans.stop_keeping(backfill, self._run.run_id) and not self._handed_over():
             self._ledger.plans.keep(backfill, self._run.run_id)
             self._ledger.clock.sleep(_KEEPER_SECONDS)
+
+    def _handed_over(self) -> bool:
+        """Before Dagster ends a keeper for its length, it makes room and stays until its successor is there."""
+        context, plans, clock = self._context, self._ledger.plans, self._ledger.clock
+        leave = leaves_at(context.instance, context.run)
+        if self._run.backfill is None or leave is None or clock.now() < leave:
+            return False
+        plans.let_go(self._plan.id, self._run.run_id)
+        plans.resign(self._run.backfill, self._run.run_id)
+        context.log.info("This run is about to reach its maximum length; another one takes its place.")
+        while not plans.is_kept(self._run.backfill):
+            clock.sleep(_KEEPER_SECONDS)
+        self._keeps = False
+        return True
 
     def _give_up(self, state: PlanState, message: str) -> None:
         """End the plan; nothing unsent of it will ever be paid for."""

@@ -52,15 +52,19 @@ def write_table(ledger: Ledger, tables: DuckDBTables, key: dg.AssetKey, plan: Pl
 
 
 def _joined(spec: TaskSpec) -> str:
+    # Answers are read before they are joined: a source may well have columns called "answer" or "outcome".
     outputs = ", ".join(
         f"CASE WHEN outcome = 'ok' THEN {column.sql} END AS {quoted(column.name)}" for column in spec.columns
     )
     kept = ", ".join(f"row.{quoted(name)}" for name in spec.keep)
+    shown = ", ".join(f"answered.{quoted(column.name)}" for column in spec.columns)
     return f"""
-        SELECT {kept}, {outputs},
-            CASE WHEN __key IS NULL THEN 'not_asked' ELSE coalesce(outcome, 'missing') END AS {STATUS},
-            coalesce(__reason, reason) AS {ERROR},{f"__partition AS {PARTITION}," if spec.partition_expr else ""}
-        FROM row LEFT JOIN best ON best.key = row.__key
+        SELECT {kept}, {shown},
+            CASE WHEN row.__key IS NULL THEN 'not_asked' ELSE coalesce(answered.__outcome, 'missing') END AS {STATUS},
+            coalesce(row.__reason, answered.__why) AS {ERROR},
+            {f"row.__partition AS {PARTITION}," if spec.partition_expr else ""}
+        FROM row LEFT JOIN (SELECT key AS __key, outcome AS __outcome, reason AS __why, {outputs} FROM best) AS answered
+            ON answered.__key = row.__key
         ORDER BY row.__n
     """
 

@@ -10,37 +10,57 @@ import numpy as np
 
 from ..resources.answers import readable, unanswered_sql
 from ..resources.duck import connect, literal, parquet, rows, write_parquet
+from ..resources.errors import StorageError
 from ..resources.home import Home
 from ..resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Plan, Snapshot
+from ..resources.ledger.looks import LOOK_LEASE_SECONDS
 from ..resources.providers.protocol import BatchProvider
 from ..resources.render import cut
 from .plan import REQUEST_COLUMNS
 
-_TRIES = 100
 _LEASE_POLL = 0.5
+_PATIENCE = 5 * LOOK_LEASE_SECONDS
+"""Well beyond the lease that a killed looker leaves behind."""
 
 
 def look(ledger: Ledger, provider: BatchProvider, plan: Plan, owner: str) -> int:
     """Take the plan's keys that nobody has; gives how many. They are in planned attempts of the plan then.
 
     Raises:
-        StorageError: A file that the ledger names can't be read; nothing was taken.
+        StorageError: A file that the ledger names can't be read, or others look at the task all the time; nothing
+            was taken.
     """
     home = Home(ledger.home)
-    for _ in range(_TRIES):
+    until = ledger.clock.monotonic() + _PATIENCE
+    while ledger.clock.monotonic() < until:
         if not ledger.looks.take(plan.task, owner):
             ledger.clock.sleep(_LEASE_POLL)  # another look at this task is under way; what it takes, we need not
             continue
-        snapshot = ledger.looks.snapshot(plan.task)
         try:
-            attempts, waits_for = _missing(ledger, home, provider, plan, snapshot)
-        except duckdb.Error as error:
-            raise readable(error, home.folder) from error
-        if ledger.looks.insert(plan.task, snapshot.fence, plan.id, attempts, waits_for):
-            return sum(attempt.rows for attempt in attempts)
-        for attempt in attempts:
-            home.manifest(attempt.manifest).unlink()
-    raise readable(duckdb.Error(f"the task {plan.task[:12]} is being looked at all the time"), home.folder)
+            taken = _take_missing(ledger, home, provider, plan)
+        except BaseException:
+            ledger.looks.release(plan.task, owner)
+            raise
+        if taken is not None:
+            return taken
+    raise StorageError(
+        f"Other runs have been looking at the same requests (task {plan.task[:12]}) for {_PATIENCE:g} s, so this one "
+        "never had its turn. Nothing was asked; run it again."
+    )
+
+
+def _take_missing(ledger: Ledger, home: Home, provider: BatchProvider, plan: Plan) -> int | None:
+    """One look under the lease; None if another one came between, then nothing was taken."""
+    snapshot = ledger.looks.snapshot(plan.task)
+    try:
+        attempts, waits_for = _missing(ledger, home, provider, plan, snapshot)
+    except duckdb.Error as error:
+        raise readable(error, home.folder) from error
+    if ledger.looks.insert(plan.task, snapshot.fence, plan.id, attempts, waits_for):
+        return sum(attempt.rows for attempt in attempts)
+    for attempt in attempts:
+        home.manifest(attempt.manifest).unlink()
+    return None
 
 
 def _missing(
@@ -52,7 +72,7 @@ def _missing(
     answers = [home.answers(name) for name in snapshot.answers_files]
     engine.execute(f"""
         CREATE TEMP TABLE missing AS
-        SELECT row_number() OVER () - 1 AS n, * FROM ({unanswered_sql("request", manifests, answers)})
+        SELECT row_number() OVER () - 1 AS n, key, bytes FROM ({unanswered_sql("request", manifests, answers)})
     """)
     sizes = np.asarray(engine.execute("SELECT bytes FROM missing ORDER BY n").fetchnumpy()["bytes"], dtype=np.int64)
     attempts: list[Attempt] = []

@@ -37,14 +37,17 @@ class Labels:
         column: Name of the output column, a string that is checked to be one of the labels.
 
     Raises:
-        InputError: Fewer than two labels, or one twice.
+        InputError: Fewer than two labels, one twice, or one that is no text.
     """
 
     labels: Mapping[str, str]
     column: str = "label"
 
     def __init__(self, labels: Mapping[str, str] | Sequence[str], *, column: str = "label") -> None:
-        given = list(labels)
+        given: list[Any] = list(labels)
+        odd = [label for label in given if not isinstance(label, str) or not label.strip()]
+        if isinstance(labels, str) or odd:
+            raise InputError(f"Labels are a list of non-empty strings, or a mapping from them; got {labels!r}.")
         described = dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(given, "")
         if len(described) != len(given):
             raise InputError(f"A label is declared twice: {sorted(x for x in described if given.count(x) > 1)}.")
@@ -88,10 +91,19 @@ class Vector:
     Args:
         dimensions: Its length; None for the model's own.
         column: Name of the output column, a fixed-size list of 32-bit floats.
+
+    Raises:
+        InputError: A length below one.
     """
 
     dimensions: int | None = None
     column: str = "vector"
+
+    def __post_init__(self) -> None:
+        if self.dimensions is not None and self.dimensions < 1:
+            raise InputError(
+                f"A vector has at least one dimension, got {self.dimensions}; leave it out for the model's."
+            )
 
     operation = Operation.EMBEDDING
     schema = None

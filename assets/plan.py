@@ -44,7 +44,7 @@ def write_plan(
     narrowed = _narrowed(spec, partitions)
     rendered = home.rows(plan).with_name("rendered.parquet")
     limit = literal(f"the request has more than the {profile.max_line_bytes:,} bytes that {profile.name} takes")
-    size = line_bytes_sql(line_parts(profile, spec.request), "prompt")
+    size = line_bytes_sql(line_parts(profile, spec.request), "__prompt")
     query = f"""
         SELECT {", ".join(quoted(name) for name in spec.keep)}, __prompt AS __prompt,
             coalesce(__null_reason, CASE WHEN __bytes > {profile.max_line_bytes} THEN {limit} END) AS __reason,
@@ -52,7 +52,7 @@ def write_plan(
                 THEN {request_key_sql("__prompt")} END AS __key,
             __bytes{", __partition" if partitions else ""},
         FROM (
-            SELECT *, {size.replace("to_json(prompt)", "to_json(__prompt)")} AS __bytes
+            SELECT *, {size} AS __bytes
             FROM (SELECT *, {spec.template.sql()} AS __prompt, {spec.template.null_reason_sql()} AS __null_reason
                 FROM ({narrowed}))
         )
@@ -68,6 +68,9 @@ def write_plan(
             SEMI JOIN (SELECT min(__n) AS __n FROM {whole} WHERE __key IS NOT NULL GROUP BY __key) AS first USING (__n)
         """
         write_parquet(engine, distinct, home.requests(plan))
+    except (duckdb.ProgrammingError, duckdb.DataError) as error:
+        about = f"partition_expr {spec.partition_expr!r}" if spec.partition_expr else "the source's columns"
+        raise InputError(f"The source's rows can't be rendered ({error}). Look at {about}.") from error
     finally:
         rendered.unlink(missing_ok=True)
     counted = [

@@ -8,6 +8,9 @@ from typing import Any
 
 import dagster as dg
 
+from ..resources.answers import MANIFEST_COLUMNS
+from ..resources.duck import connect, parquet, rows
+from ..resources.home import Home
 from ..resources.ledger import Attempt, Ledger, Plan
 from .collect import Collected
 from .task import TaskSpec
@@ -33,8 +36,8 @@ def observation(key: dg.AssetKey, plan: Plan, attempts: Sequence[Attempt]) -> dg
 def result(ledger: Ledger, plan: Plan, spec: TaskSpec, collected: Collected) -> dict[str, Any]:
     """What a finished table's materialization says."""
     attempts = ledger.attempts.all_of_plan(plan.id)
-    mine = [attempt.id for attempt in attempts if attempt.plan == plan.id]
-    files = ledger.attempts.answers(mine)
+    mine = [attempt for attempt in attempts if attempt.plan == plan.id]
+    files = ledger.attempts.answers([attempt.id for attempt in mine])
     outcomes: Counter[str] = Counter()
     for file in files:
         outcomes.update(file.outcomes)
@@ -44,7 +47,7 @@ def result(ledger: Ledger, plan: Plan, spec: TaskSpec, collected: Collected) -> 
         "dagster/row_count": collected.rows,
         "dagster/column_schema": dg.TableSchema(columns=columns),
         "batch_llm/rows_asked": plan.asked,
-        "batch_llm/rows_reused": max(plan.keys - plan.asked, 0),
+        "batch_llm/rows_reused": plan.keys - _distinct(Home(ledger.home), mine),
         "batch_llm/rows_failed": failed,
         "batch_llm/input_tokens": sum(file.input_tokens for file in files),
         "batch_llm/output_tokens": sum(file.output_tokens for file in files),
@@ -54,3 +57,9 @@ def result(ledger: Ledger, plan: Plan, spec: TaskSpec, collected: Collected) -> 
         "batch_llm/outcomes": dict(outcomes),
         "batch_llm/plan": plan.id,
     }
+
+
+def _distinct(home: Home, attempts: Sequence[Attempt]) -> int:
+    """How many requests these attempts hold, each counted once however often it was asked."""
+    manifests = parquet([home.manifest(attempt.manifest) for attempt in attempts], MANIFEST_COLUMNS)
+    return int(rows(connect(), f"SELECT count(DISTINCT key) FROM {manifests}")[0][0])

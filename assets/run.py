@@ -18,6 +18,7 @@ STATE_TAG = "batch_llm/state"
 SENSOR_NAME = "batch_llm_sensor"
 
 BACKFILL_TAG = "dagster/backfill"
+_HAND_OVER_SECONDS = 120.0
 RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 PARTITION_TAG = "dagster/partition"
 
@@ -75,6 +76,18 @@ class RunFacts:
 def _location(run: DagsterRun) -> str | None:
     origin = run.remote_job_origin
     return origin.repository_origin.code_location_origin.location_name if origin else None
+
+
+def leaves_at(instance: DagsterInstance, run: DagsterRun) -> float | None:
+    """When a run should go by itself, before Dagster's run monitoring ends it for its length; None if it won't."""
+    if not instance.run_monitoring_enabled:
+        return None
+    own = run.tags.get("dagster/max_runtime")
+    limit = float(own) if own else float(instance.run_monitoring_max_runtime_seconds)
+    record = instance.get_run_record_by_id(run.run_id)
+    if limit <= 0 or record is None or record.start_time is None:
+        return None
+    return record.start_time + limit - min(_HAND_OVER_SECONDS, limit / 2)
 
 
 def sensor_will_come(instance: DagsterInstance, run: DagsterRun) -> bool:

@@ -6,21 +6,24 @@ A source is only read by the run that plans; the runs that collect use the plan'
 from __future__ import annotations
 
 import inspect
+import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 import dagster as dg
 import duckdb
+import pandas as pd
 import pyarrow as pa
 
-from ..resources.duck import connect, literal
+from ..resources.duck import connect, literal, rows
 from ..resources.errors import InputError
 from ..resources.tables import DuckDBTables
 
-_SQL = re.compile(r"\s*(select|with|from)\s", re.IGNORECASE)
+_ASSET_NAME = re.compile(r"[\w./-]+")
+_KEY_PART = re.compile(r"[A-Za-z0-9_.-]+")  # what Dagster allows; a table with another name is no asset's
 
 
 @dataclass(frozen=True)
@@ -47,12 +50,8 @@ class SqlSource:
 
     @property
     def deps(self) -> Sequence[dg.AssetKey]:
-        """The assets behind the tables that the query reads."""
-        try:
-            names = connect().get_table_names(self.sql, qualified=True)
-        except duckdb.Error as error:
-            raise InputError(f"The source query can't be parsed ({error}): {self.sql!r}") from error
-        return [dg.AssetKey([part.strip('"') for part in name.split(".")]) for name in sorted(names)]
+        """The assets behind the tables that the query reads; a schema is the key's prefix, as in `DuckDBTables`."""
+        return [dg.AssetKey(path) for path in sorted(set(_tables_of(_parsed(self.sql), frozenset())))]
 
     def bind(
         self,
@@ -65,7 +64,11 @@ class SqlSource:
         """Make the rows the relation ``source``, through a copy, so that the database is free again at once."""
         del context
         file = scratch / "source.parquet"
-        tables.export(self.sql, file)
+        try:
+            # A final semicolon or comment would swallow what a copy puts after the query.
+            tables.export(self.sql.rstrip().rstrip(";") + "\n", file)
+        except (duckdb.ProgrammingError, duckdb.DataError) as error:
+            raise InputError(f"The source query failed ({error}): {self.sql!r}") from error
         engine.execute(f"CREATE TEMP VIEW source AS FROM read_parquet({literal(str(file))})")
 
 
@@ -79,9 +82,23 @@ class FunctionSource:
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> FunctionSource:
-        """Read a function's signature."""
-        hints = get_type_hints(function)
-        names = list(inspect.signature(function).parameters)
+        """Read a function's signature.
+
+        Raises:
+            InputError: An annotation can't be resolved, or an argument can't be an asset's name.
+        """
+        try:
+            hints = get_type_hints(function)
+        except NameError as error:
+            raise InputError(
+                f"{function.__name__}: an annotation is not known at run time ({error}); import it outside of "
+                "`if TYPE_CHECKING`."
+            ) from error
+        parameters = inspect.signature(function).parameters
+        starred = [str(p) for p in parameters.values() if p.kind in {p.VAR_POSITIONAL, p.VAR_KEYWORD}]
+        if starred:
+            raise InputError(f"{function.__name__}: {starred} name no asset; write one argument per upstream asset.")
+        names = list(parameters)
         wants_context = bool(names) and names[0] == "context"
         upstream = tuple((n, dg.AssetKey(n), hints.get(n)) for n in names[int(wants_context) :])
         return cls(function, upstream, wants_context)
@@ -102,11 +119,10 @@ Source = AssetSource | SqlSource | FunctionSource
 
 
 def as_source(source: str | dg.AssetKey | dg.AssetsDefinition | dg.AssetSpec) -> Source:
-    """What a user wrote for ``source=``: SQL starts with SELECT, WITH or FROM; anything else names an asset."""
-    if isinstance(source, str) and _SQL.match(source):
-        return SqlSource(source)
+    """What a user wrote for ``source=``: a string of one word names an asset, any other string is SQL."""
     if isinstance(source, str):
-        return AssetSource(dg.AssetKey.from_user_string(source))
+        named = _ASSET_NAME.fullmatch(source)
+        return AssetSource(dg.AssetKey.from_user_string(source)) if named else SqlSource(source)
     return AssetSource(source if isinstance(source, dg.AssetKey) else source.key)
 
 
@@ -117,8 +133,8 @@ def _load(context: dg.AssetExecutionContext, key: dg.AssetKey, kind: type | None
         return context.load_asset_value(key, python_type=kind)
     if not context.has_partition_key and not context.has_partition_key_range:
         raise InputError(
-            f"{context.asset_key.to_user_string()}: its source {key.to_user_string()} is partitioned and the table "
-            "isn't. Read it with SQL instead (source='SELECT … FROM …'), or partition the table alike."
+            f"the source {key.to_user_string()} is partitioned and the table isn't. Read it with SQL instead "
+            "(source='SELECT … FROM …'), or partition the table alike."
         )
     values = [context.load_asset_value(key, python_type=kind, partition_key=k) for k in context.partition_keys]
     if len(values) == 1:
@@ -138,8 +154,53 @@ def _as_columns(value: Any, what: str) -> Any:
     """Something that DuckDB can read as a table: Arrow, pandas, polars, or any Arrow stream."""
     if isinstance(value, pa.Table | pa.RecordBatchReader):
         return value
-    if type(value).__module__.startswith("pandas"):
-        return pa.Table.from_pandas(value, preserve_index=False)
-    if hasattr(value, "__arrow_c_stream__"):
-        return pa.RecordBatchReader.from_stream(value)
+    try:
+        if isinstance(value, pd.DataFrame):
+            return pa.Table.from_pandas(value, preserve_index=False)
+        if hasattr(value, "__arrow_c_stream__"):
+            return pa.RecordBatchReader.from_stream(value)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        kind = type(value).__name__
+        raise InputError(f"{what} gave a {kind} that can't be read as columns of one type each ({error}).") from error
     raise InputError(f"{what} gave a {type(value).__name__}; an LLM table needs pandas, polars or Arrow rows.")
+
+
+def _parsed(sql: str) -> Any:
+    """The query's syntax tree.
+
+    DuckDB's own list of table names comes from binding the query, which needs the columns of tables that may not
+    be there yet: ``JOIN … USING`` and ``read_parquet`` fail.
+    """
+    serialized = rows(connect(), "SELECT json_serialize_sql($sql::VARCHAR)", {"sql": sql})[0][0]
+    tree: dict[str, Any] = json.loads(serialized)
+    if tree["error"]:
+        raise InputError(f"The source query can't be parsed ({tree['error_message']}): {sql!r}")
+    if len(tree["statements"]) != 1:
+        raise InputError(f"A source query has to be one SELECT, not {len(tree['statements'])} statements: {sql!r}")
+    return tree["statements"][0]["node"]
+
+
+def _tables_of(node: Any, ctes: frozenset[str]) -> Iterator[tuple[str, ...]]:
+    """The tables that a syntax tree reads, as asset key paths; names in `ctes` are the query's own."""
+    if isinstance(node, list):
+        for child in cast("list[Any]", node):
+            yield from _tables_of(child, ctes)
+    if not isinstance(node, dict):
+        return
+    fields = cast("dict[str, Any]", node)
+    if fields.get("type") == "RECURSIVE_CTE_NODE":
+        ctes |= {fields["cte_name"].lower()}
+    own: list[dict[str, Any]] = fields.get("cte_map", {}).get("map", [])
+    for entry in own:
+        yield from _tables_of(entry["value"], ctes)
+        ctes |= {entry["key"].lower()}
+    if fields.get("type") == "BASE_TABLE":
+        schema, table = fields.get("schema_name") or "", str(fields["table_name"])
+        path = (*(schema.split(".") if schema not in {"", "main"} else ()), table)
+        # Without a schema, a dot makes it a file: FROM 'reviews.parquet'.
+        ours = schema or not (table.lower() in ctes or "." in table)
+        if ours and all(_KEY_PART.fullmatch(part) for part in path):
+            yield path
+    for name, child in fields.items():
+        if name != "cte_map":
+            yield from _tables_of(child, ctes)

@@ -56,7 +56,8 @@ class TaskSpec:
         """Build and check a task.
 
         Raises:
-            InputError: The template can't be used, or two columns have one name.
+            InputError: The template can't be used, two columns have one name or one has none, or a parameter is not
+                JSON.
         """
         Template.parse(prompt)
         request = RequestSpec(
@@ -64,7 +65,7 @@ class TaskSpec:
             model=model,
             instruction=output.instruction if instruction is None else instruction,
             schema=output.schema,
-            parameters=dict(parameters),
+            parameters=_as_json(parameters),
             dimensions=getattr(output, "dimensions", None),
         )
         kept = (row_key, *(name for name in keep if name != row_key))
@@ -75,6 +76,9 @@ class TaskSpec:
             raise InputError(
                 f"The table would have two columns named {twice}; rename one ({STATUS} and {ERROR} are ours)."
             )
+        unusable = [name for name in names if not name or name.startswith("__")]
+        if unusable:
+            raise InputError(f"Columns can't be called {unusable}: a name is not empty and doesn't begin with __.")
         return cls(row_key, kept, prompt, request, output.columns, partition_expr)
 
     @property
@@ -99,3 +103,11 @@ class TaskSpec:
         request = RequestSpec.from_json(fields.pop("request"))
         keep = tuple(fields.pop("keep"))
         return cls(**fields, keep=keep, columns=columns, request=request)
+
+
+def _as_json(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters as they will be sent, so that a stored task equals the declared one."""
+    try:
+        return json.loads(json.dumps(dict(parameters), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"parameters have to be JSON ({error}): {parameters!r}") from error

@@ -91,7 +91,7 @@ def _movable(
 ) -> list[Plan]:
     found: list[Plan] = []
     for plan in plans:
-        if not can_move(ledger, plan):
+        if not can_move(ledger, plan) and not _lacks_keeper(context.instance, ledger, plan):
             continue
         problem = graph.problem(plan, context.instance)
         if problem is None:
@@ -114,6 +114,17 @@ def can_move(ledger: Ledger, plan: Plan) -> bool:
         return bool(ended)  # it will not be written, but what is paid is fetched
     sendable = [a for a in attempts if a.state is AttemptState.PLANNED and a.due <= now and a.lease_until <= now]
     return bool(sendable) or len(ended) == len(attempts)
+
+
+def _lacks_keeper(instance: DagsterInstance, ledger: Ledger, plan: Plan) -> bool:
+    """Whether a plan's backfill would be called failed, because the run that kept it is gone."""
+    free = plan.state is PlanState.OPEN and (plan.holder is None or plan.holder_until <= ledger.clock.now())
+    return (
+        free
+        and plan.backfill is not None
+        and not ledger.plans.is_kept(plan.backfill)
+        and _is_running(instance, plan.backfill)
+    )
 
 
 def _request(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import dagster as dg
@@ -69,17 +70,17 @@ def _mine(context: dg.SensorEvaluationContext, ledger: Ledger, location: str) ->
 
 def _look_at_providers(context: dg.SensorEvaluationContext, ledger: Ledger, plans: Sequence[Plan]) -> list[Attempt]:
     providers = providers_of(context, {plan.llm for plan in plans})
-    machine = BatchMachine(ledger, providers, SENSOR_NAME)
     until = ledger.clock.monotonic() + _TICK_SECONDS
     seen: list[Attempt] = []
-    for llm in providers:
-        try:
-            seen += machine.poll(llm)
-            for attempt in ledger.attempts.due(_UNSETTLED, llm):
-                if ledger.clock.monotonic() < until:
-                    machine.reconcile(attempt.id)
-        except ProviderError as error:
-            context.log.warning(error.message)
+    with contextlib.closing(BatchMachine(ledger, providers, SENSOR_NAME)) as machine:
+        for llm in providers:
+            try:
+                seen += machine.poll(llm)
+                for attempt in ledger.attempts.due(_UNSETTLED, llm):
+                    if ledger.clock.monotonic() < until:
+                        machine.reconcile(attempt.id)
+            except ProviderError as error:
+                context.log.warning(error.message)
     return seen
 
 

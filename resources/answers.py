@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import duckdb
 
@@ -51,20 +52,29 @@ def parse_results(
     tokens: Sequence[str],
     name: str,
     target: Path,
+    absent: Literal["missing", "expired"] = "missing",
 ) -> Parsed:
-    """Read whole result files into one answers file: each row of the manifest once, the first ok answer wins."""
+    """Read whole result files into one answers file: each row of the manifest once, the first ok answer wins.
+
+    Args:
+        spec: What was asked.
+        results: The provider's files.
+        manifest: The rows that were sent.
+        tokens: Of all sends whose answers may be in the files.
+        name: The answers file's name in the ledger.
+        target: Where it is written.
+        absent: The outcome of a row that no file speaks of.
+    """
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW lines AS {_lines(results)}")
-    known = ", ".join(literal(token) for token in tokens)
+    ours = literal(f"^(?:{'|'.join(tokens)})-(0|[1-9][0-9]{{0,17}})$")
     engine.execute(f"""
         CREATE TEMP TABLE result AS
-        SELECT *, row_number() OVER () AS n,
-            CASE WHEN split_part(custom_id, '-', 1) IN ({known})
-                THEN TRY_CAST(split_part(custom_id, '-', 2) AS BIGINT) END AS row,
+        SELECT *, row_number() OVER () AS n, TRY_CAST(regexp_extract(custom_id, {ours}, 1) AS BIGINT) AS row,
         FROM ({result_sql(spec)})
     """)
     engine.execute(f"CREATE TEMP VIEW manifest AS FROM {parquet([manifest], MANIFEST_COLUMNS)}")
-    write_parquet(engine, _matched(), target)
+    write_parquet(engine, _matched(absent), target)
     return _summary(engine, name, target)
 
 
@@ -79,14 +89,18 @@ def _lines(results: Sequence[Path]) -> str:
     )
 
 
-def _matched() -> str:
-    return """
+def _matched(absent: Literal["missing", "expired"]) -> str:
+    reasons = {
+        "missing": "the provider returned nothing for this row",
+        "expired": "the batch was ended before this row's turn",
+    }
+    return f"""
         SELECT
             manifest.key,
-            coalesce(outcome, 'missing') AS outcome,
+            coalesce(outcome, {literal(absent)}) AS outcome,
             answer,
             vector,
-            CASE WHEN outcome IS NULL THEN 'the provider returned nothing for this row' ELSE reason END AS reason,
+            CASE WHEN outcome IS NULL THEN {literal(reasons[absent])} ELSE reason END AS reason,
             coalesce(input_tokens, 0) AS input_tokens,
             coalesce(cached_tokens, 0) AS cached_tokens,
             coalesce(output_tokens, 0) AS output_tokens,

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import duckdb
 
@@ -26,6 +27,7 @@ CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
 _RECONCILE_SECONDS = 15.0
 _FILES_LATE_SECONDS = 60.0
+_LONGEST_WAIT = 3600.0
 
 
 class BatchMachine:
@@ -45,6 +47,11 @@ class BatchMachine:
         self._providers = providers
         # A lease belongs to one worker: two processes of one run must not share it.
         self._owner = f"{owner}/{os.getpid()}"
+
+    def close(self) -> None:
+        """Give the providers' connections back."""
+        for provider in self._providers.values():
+            provider.close()
 
     def provider(self, llm: str) -> BatchProvider:
         """The provider behind a resource key."""
@@ -129,7 +136,8 @@ class BatchMachine:
             self._adopt(attempt, [(batch, send)])
 
     def _postpone(self, attempt: Attempt, error: ProviderError) -> None:
-        wait = error.retry_after or min(15.0 * 2**attempt.waits, 300.0)
+        asked = error.retry_after
+        wait = _backed_off(15.0, attempt.waits, 300.0) if asked is None else min(asked, _LONGEST_WAIT)
         due = self._clock.now() + wait
         self._attempts.release(attempt, due=due, waits=attempt.waits + 1, message=error.message)
 
@@ -148,20 +156,25 @@ class BatchMachine:
     def reconcile(self, attempt: AttemptId) -> None:
         """Find out what became of a create whose reply was lost, or whose sender died."""
         with self._taken(attempt, AttemptState.CREATING, AttemptState.AMBIGUOUS) as taken:
-            if taken is None or not self.knows(taken):
+            if taken is None or taken.due > self._clock.now() or not self.knows(taken):
                 return
             creating = taken.state is AttemptState.CREATING
             unsure = self._attempts.move(taken, AttemptState.AMBIGUOUS) if creating else taken
             sends = self._attempts.sends(unsure.id)
-            listing = self._providers[unsure.llm].list(sends[0].t0)
-            found = _ours(listing, sends)
+            try:
+                listing = self._providers[unsure.llm].list(sends[0].t0)
+            except ProviderError as error:
+                self._postpone(unsure, error)
+                raise
+            # What is linked already was rejected unpaid, and the attempt planned anew; it isn't what was lost.
+            rejected = {link.batch_id for link in self._attempts.links(unsure.id, rejected=True)}
+            found = [pair for pair in _ours(listing, sends) if pair[0].id not in rejected]
             if found:
                 self._choose(unsure, found)
             else:
                 self._absent(unsure, sends[-1], listing)
 
     def _choose(self, attempt: Attempt, found: list[tuple[Batch, Send]]) -> None:
-        attempt = self._adopt(attempt, found)
         for batch, _ in found[1:]:
             self._attempts.incident(
                 "duplicate",
@@ -169,7 +182,15 @@ class BatchMachine:
                 f"The provider made {len(found)} batches of one request file; {batch.id} is a duplicate and is being "
                 "cancelled. What it answered is kept. Is there a proxy that repeats requests?",
             )
-            self._providers[attempt.llm].cancel(batch.id)
+        attempt = self._adopt(attempt, found)
+        self._cancel_extras(self._providers[attempt.llm], [batch for batch, _ in found[1:]])
+
+    def _cancel_extras(self, provider: BatchProvider, extras: Sequence[Batch]) -> None:
+        """Stop duplicates; one that goes on is met again at the next look."""
+        for batch in extras:
+            if not batch.phase.ended and batch.status != "cancelling":
+                with suppress(ProviderError):
+                    provider.cancel(batch.id)
 
     def _absent(self, attempt: Attempt, send: Send, listing: Listing) -> None:
         """No listed batch is ours: it is only given up when it can no longer appear."""
@@ -200,23 +221,27 @@ class BatchMachine:
         provider = self._providers[llm]
         listed: dict[str, Batch] = {}
         if len(due) > 2:  # one listing is cheaper than three single looks
-            listing = provider.list(min(attempt.submitted_at or attempt.created_at for attempt in due))
-            listed = {batch.id: batch for batch in listing.batches}
+            with suppress(ProviderError):  # the single looks say what is wrong
+                listing = provider.list(min(attempt.submitted_at or attempt.created_at for attempt in due))
+                listed = {batch.id: batch for batch in listing.batches}
         return [seen for attempt in due if (seen := self._look(provider, attempt, listed)) is not None]
 
     def _look(self, provider: BatchProvider, attempt: Attempt, listed: Mapping[str, Batch]) -> Attempt | None:
         first, longest = provider.profile.poll_seconds
         due = self._clock.now() + min(first * 1.5 ** min(attempt.waits + 1, 20), longest)
         try:
-            batches = [
-                listed.get(link.batch_id) or provider.check(link.batch_id) for link in self._attempts.links(attempt.id)
-            ]
+            batches = [listed.get(name) or provider.check(name) for name in self._batch_ids(attempt)]
         except ProviderError as error:
             # Also a 404: right after a create it means patience, and never that the batch is gone.
             return self._noted(attempt, due=due, waits=attempt.waits + 1, message=error.message)
+        self._cancel_extras(provider, batches[1:])
         ended = self._clock.now() if all(batch.phase.ended for batch in batches) else None
-        progress = {**_progress(batches[0]), "ended_at": ended}
+        progress = {**_progress(batches[0]), "ended_at": ended, "message": None}
         return self._noted(attempt, due=due if ended is None else ended, waits=attempt.waits + 1, **progress)
+
+    def _batch_ids(self, attempt: Attempt) -> list[str]:
+        """The survivor first."""
+        return [link.batch_id for link in self._attempts.links(attempt.id)]
 
     def _noted(self, attempt: Attempt, **values: object) -> Attempt | None:
         try:
@@ -233,22 +258,30 @@ class BatchMachine:
             RefusedError: The provider rejected the whole batch for what is in it; nothing was paid.
         """
         with self._taken(attempt, AttemptState.SUBMITTED) as taken:
-            if taken is None or taken.ended_at is None or not self.knows(taken):
+            now = self._clock.now()
+            if taken is None or taken.ended_at is None or taken.due > now or not self.knows(taken):
                 return
             provider = self._providers[taken.llm]
-            batches = [provider.check(link.batch_id) for link in self._attempts.links(taken.id)]
-            files = [name for batch in batches for name in batch.result_files]
-            if not files and batches[0].phase is Phase.FAILED:
+            try:
+                batches = [provider.check(name) for name in self._batch_ids(taken)]
+                if now - taken.ended_at < _FILES_LATE_SECONDS and any(_files_are_late(batch) for batch in batches):
+                    self._attempts.release(taken, due=now + 5.0)
+                    return
+                paths = self._fetch(provider, taken, batches)
+            except ProviderError as error:
+                self._postpone(taken, error)
+                if isinstance(error, RefusedError):
+                    return  # a look was refused, not the batch; that one is paid, and patience costs nothing
+                raise
+            if batches[0].phase is Phase.FAILED and not paths:
                 self._rejected(taken, batches[0])
-            elif not files and batches[0].completed and self._clock.now() - taken.ended_at < _FILES_LATE_SECONDS:
-                self._attempts.release(taken, due=self._clock.now() + 5.0)  # files may trail the status
             else:
-                self._keep(taken, batches)
+                self._keep(taken, batches, paths)
 
     def _rejected(self, attempt: Attempt, batch: Batch) -> None:
         profile = self._providers[attempt.llm].profile
         if batch.problems and batch.problems[0].code in profile.queue_full_codes:
-            wait = min(60.0 * 2**attempt.waits, 1800.0)
+            wait = _backed_off(60.0, attempt.waits, 1800.0)
             planned = self._attempts.move(attempt, AttemptState.PLANNED, ended_at=None, batch_id=None, phase=None)
             self._attempts.release(planned, due=self._clock.now() + wait, waits=attempt.waits + 1)
             return
@@ -260,13 +293,14 @@ class BatchMachine:
         self._attempts.move(attempt, AttemptState.REFUSED, message=message, lease_until=0.0)
         raise RefusedError(message)
 
-    def _keep(self, attempt: Attempt, batches: Sequence[Batch]) -> None:
-        provider = self._providers[attempt.llm]
-        paths = [
+    def _fetch(self, provider: BatchProvider, attempt: Attempt, batches: Sequence[Batch]) -> list[Path]:
+        return [
             path
             for number, batch in enumerate(batches)
             for path in provider.fetch(batch, self.home.results(attempt.id, number))
         ]
+
+    def _keep(self, attempt: Attempt, batches: Sequence[Batch], paths: Sequence[Path]) -> None:
         attempt = self._attempts.renew(attempt)
         name = f"{attempt.task}/{attempt.id}-{self._clock.token()}.parquet"
         target = self.home.answers(name)
@@ -274,7 +308,11 @@ class BatchMachine:
         try:
             manifest = self.home.manifest(attempt.manifest)
             spec = self.ledger.looks.spec(attempt.task)
-            parsed = parse_results(spec, paths, manifest=manifest, tokens=tokens, name=name, target=target)
+            cut_short = any(batch.phase in {Phase.EXPIRED, Phase.CANCELLED} for batch in batches)
+            absent = "expired" if cut_short else "missing"
+            parsed = parse_results(
+                spec, paths, manifest=manifest, tokens=tokens, name=name, target=target, absent=absent
+            )
         except duckdb.Error as error:
             raise readable(error, self.home.folder) from error
         try:
@@ -322,6 +360,15 @@ class BatchMachine:
 
 class _TooLateError(Exception):
     """A create was held up until it was no longer allowed to leave."""
+
+
+def _backed_off(first: float, waits: int, longest: float) -> float:
+    return min(first * 2 ** min(waits, 20), longest)
+
+
+def _files_are_late(batch: Batch) -> bool:
+    """Whether the counts speak of rows whose file isn't there; files may trail the status."""
+    return len(batch.result_files) < (batch.completed > 0) + (batch.failed > 0)
 
 
 def _progress(batch: Batch) -> dict[str, object]:

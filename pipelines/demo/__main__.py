@@ -21,6 +21,8 @@ def main() -> int:
     from .acts import play  # noqa: PLC0415 - it reads the demo's ledger, whose place the environment names
 
     console = Console()
+    if not console.is_terminal:
+        console.width = 120
     try:
         play(console, SystemClock())
     except BatchLLMError as error:

@@ -94,8 +94,8 @@ def topic_report(
             FROM judged AS a JOIN judged AS b ON a.function_id <> b.function_id GROUP BY a.function_id
         )
         SELECT gold_topic AS topic, count(*) AS functions,
-            round(avg((topic = gold_topic)::INTEGER), 3) AS label_is_right,
-            round(avg((neighbour_topic = gold_topic)::INTEGER), 3) AS neighbour_agrees,
+            avg((topic = gold_topic)::INTEGER)::DECIMAL(4, 3) AS label_is_right,
+            avg((neighbour_topic = gold_topic)::INTEGER)::DECIMAL(4, 3) AS neighbour_agrees,
         FROM judged JOIN nearest USING (function_id) GROUP BY gold_topic ORDER BY functions DESC
     """).to_arrow_table()
 

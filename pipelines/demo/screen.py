@@ -29,7 +29,7 @@ _SAMPLES = (
 )
 _SEARCH = """
     SELECT f.function_id, left(s.docstring, 60) AS docstring,
-        round(array_cosine_similarity(f.vector, q.vector), 3) AS similarity,
+        array_cosine_similarity(f.vector, q.vector)::DECIMAL(4, 3) AS similarity,
     FROM function_vectors AS f JOIN stdlib_functions AS s USING (function_id), question_vectors AS q
     ORDER BY similarity DESC LIMIT 5
 """

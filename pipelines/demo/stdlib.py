@@ -111,10 +111,10 @@ def _exports() -> Iterator[_Export]:
 def _is_public(export: _Export) -> bool:
     if export.name.startswith("_") or f"{export.module}.{export.name}" in _HOOKS:
         return False
-    is_code = inspect.isclass(export.value) or inspect.isroutine(export.value)
+    if not (inspect.isclass(export.value) or inspect.isroutine(export.value)):
+        return False
     # socket.timeout is TimeoutError, os.error is OSError.
-    is_builtin = getattr(builtins, getattr(export.value, "__name__", ""), None) is export.value
-    return is_code and not is_builtin
+    return getattr(builtins, export.value.__name__, None) is not export.value
 
 
 def _is_documented_elsewhere(export: _Export) -> bool:

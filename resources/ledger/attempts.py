@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NewType
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, insert, select, update
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from ..errors import ProtocolError, StaleFenceError
@@ -181,11 +181,15 @@ class Attempts:
             rows = c.execute(select(table).where(table.c.attempt == attempt).order_by(table.c.n))
             return [Send(**row) for row in rows.mappings()]
 
-    def links(self, attempt: AttemptId) -> list[Link]:
-        """All batches of an attempt, the survivor first."""
+    def links(self, attempt: AttemptId, *, rejected: bool = False) -> list[Link]:
+        """An attempt's batches, the survivor first; or those that the provider rejected unpaid, before it had others."""
         table = schema.link
         columns = [table.c[field.name] for field in fields(Link)]
-        query = select(*columns).where(table.c.attempt == attempt).order_by(table.c.extra, table.c.linked_at)
+        # A submission's links are written with it, so older ones are of a submission that was taken back.
+        submitted = select(_T.c.submitted_at).where(_T.c.id == attempt, _T.c.batch_id.is_not(None)).scalar_subquery()
+        current = func.coalesce(table.c.linked_at >= submitted, False)
+        query = select(*columns).where(table.c.attempt == attempt, current != rejected)
+        query = query.order_by(table.c.extra, table.c.linked_at)
         with self._db.read() as c:
             return [Link(**row) for row in c.execute(query).mappings()]
 

@@ -180,6 +180,19 @@ class Plans:
             )
             return c.execute(kept).rowcount > 0
 
+    def is_kept(self, backfill: str) -> bool:
+        """Whether some run keeps a backfill now."""
+        k = schema.keeper
+        with self._db.read() as c:
+            until = c.execute(select(k.c.lease_until).where(k.c.backfill == backfill)).scalar_one_or_none()
+        return until is not None and until > self._db.clock.now()
+
+    def resign(self, backfill: str, run: str) -> None:
+        """Leave the keeper's place to whoever comes."""
+        k = schema.keeper
+        with self._db.write() as c:
+            c.execute(update(k).where(k.c.backfill == backfill, k.c.run == run).values(lease_until=0.0))
+
     def stop_keeping(self, backfill: str, run: str) -> bool:
         """Leave the keeper's place if no plan of the backfill is open, in one step; False if one is."""
         k = schema.keeper

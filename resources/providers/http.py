@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import email.utils
 import json
-import os
+import math
 import re
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -17,7 +17,8 @@ import httpx
 import stamina
 
 from ..clock import Clock, SystemClock
-from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, UnreachableError, UserError
+from ..duck import make_durable
+from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, StorageError, UnreachableError, UserError
 
 _REFUSALS = {400, 401, 402, 403, 404, 413, 422}
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
@@ -106,8 +107,9 @@ class HttpClient:
         self._client.close()
 
     def _stream(self, path: str, into: Path) -> None:
-        partial = into.with_name(f"{into.name}.{os.getpid()}.part")
+        partial = into.with_name(f"{into.name}.{self._clock.token()}.part")
         try:
+            into.parent.mkdir(parents=True, exist_ok=True)
             with self._mapped(), self._client.stream("GET", path) as response:
                 if response.status_code != 200:
                     response.read()
@@ -115,11 +117,15 @@ class HttpClient:
                 with partial.open("wb") as out:
                     for chunk in response.iter_bytes():
                         out.write(chunk)
-                    out.flush()
-                    os.fsync(out.fileno())
-            partial.replace(into)
+            make_durable(partial, into)
+        except OSError as error:
+            raise StorageError(
+                f"{into} can't be written ({error}). Free some space or give this process the right to write there; "
+                "the results stay at the provider, run it again."
+            ) from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
 
     def _json(self, request: httpx.Request) -> Reply:
         sent = self._clock.now()
@@ -130,7 +136,7 @@ class HttpClient:
             raise self._error(response)
         try:
             body = response.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise AmbiguousError(
                 f"{self._name}: {request.method} {request.url.path} was answered with something that is not JSON "
                 f"({_quoted(response.text)}). Is base_url right, or a proxy in between?",
@@ -196,7 +202,7 @@ def _words(response: httpx.Response) -> tuple[str | None, str]:
     """The provider's error code and message."""
     try:
         body: object = response.json()
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, _quoted(response.text)
     for wrapper in ("detail", "error"):
         inner = cast("dict[str, object]", body).get(wrapper) if isinstance(body, dict) else None
@@ -214,19 +220,25 @@ def _retry_after(headers: httpx.Headers, now: float) -> float | None:
         if value is None:
             continue
         try:
-            return float(value) / scale
+            seconds = float(value) / scale
         except ValueError:
-            date = email.utils.parsedate_to_datetime(value) if "," in value else None
-            return date.timestamp() - now if date else None
+            date = _date(value)
+            seconds = math.nan if date is None else max(date - now, 0.0)
+        if math.isfinite(seconds) and seconds >= 0.0:
+            return seconds
     return None
+
+
+def _date(header: str) -> float | None:
+    try:
+        return email.utils.parsedate_to_datetime(header).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 def _offset(date: str | None, sent: float, received: float) -> tuple[float, float] | None:
     """How far the provider's clock is ahead; a reply that took longer than 30 s says too little."""
-    if date is None or received - sent > 30.0:
-        return None
-    try:
-        there = email.utils.parsedate_to_datetime(date).timestamp()
-    except ValueError:
+    there = _date(date) if date and received - sent <= 30.0 else None
+    if there is None:
         return None
     return there - received, there + 1.0 - sent  # the header is cut to whole seconds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +16,7 @@ from .protocol import Batch, Listing, Phase, Problem
 
 TOKEN_KEY = "batch_llm_token"  # noqa: S105 - the metadata key that marks a batch as ours, not a secret
 _PAGE = 100
+_LONGEST_LAST_LINE = 64 * 1024 * 1024
 
 _PHASES = {
     "validating": Phase.QUEUED,
@@ -63,7 +66,7 @@ class OpenAIShape:
 
     def upload(self, path: Path, filename: str) -> str:
         reply = self._http.upload("/files", {"purpose": "batch"}, path, filename)
-        return str(_object(reply.body)["id"])
+        return _id(_object(reply.body))
 
     def create(self, file_id: str, endpoint: str, token: str, still_allowed: Callable[[], None]) -> Batch:
         body = {
@@ -80,7 +83,7 @@ class OpenAIShape:
 
     def list(self, since: float) -> Listing:
         started = self._clock.now()
-        found: list[Batch] = []
+        found: dict[str, Batch] = {}
         params: dict[str, str | int] = {"limit": _PAGE}
         offset: tuple[float, float] | None = None
         while True:
@@ -90,19 +93,20 @@ class OpenAIShape:
             oldest = since + (offset[0] - 300.0 if offset else -3600.0)
             page = _object(reply.body)
             batches = [parse_batch(item) for item in _items(page)]
-            found += [b for b in batches if b.created_at is None or b.created_at >= oldest]
+            found |= {b.id: b for b in batches if b.created_at is None or b.created_at >= oldest}
             past = any(b.created_at is not None and b.created_at < oldest for b in batches)
-            if past or not page.get("has_more") or not batches:
-                return Listing(tuple(found), complete=True, started_at=started, clock_offset=offset)
+            ended = past or not page.get("has_more") or not batches
+            if ended or batches[-1].id == params.get("after"):  # the same page again: it can't be paged through
+                return Listing(tuple(found.values()), complete=ended, started_at=started, clock_offset=offset)
             params = {"limit": _PAGE, "after": batches[-1].id}
 
     def fetch(self, batch: Batch, folder: Path) -> list[Path]:
-        folder.mkdir(parents=True, exist_ok=True)
         paths: list[Path] = []
-        for number, file_id in enumerate(batch.result_files):
-            path = folder / f"{number}.jsonl"
+        for file_id in batch.result_files:
+            # A file may turn up later than another one, and its id is a stranger's word, so neither names the path.
+            path = folder / f"{hashlib.sha256(file_id.encode()).hexdigest()[:16]}.jsonl"
             self._http.download(f"/files/{file_id}/content", path)
-            if not _ends_a_line(path):
+            if not _ends_whole(path):
                 path.unlink()
                 raise AmbiguousError(
                     f"{self._profile.name}: result file {file_id} of batch {batch.id} came without its end. "
@@ -114,7 +118,7 @@ class OpenAIShape:
     def cancel(self, batch_id: str) -> None:
         try:
             self._http.post_once(f"/batches/{batch_id}/cancel", {}, _always)
-        except RefusedError:
+        except (RefusedError, AmbiguousError):  # servers say 400 or 409 of a batch that has ended
             if not self.check(batch_id).phase.ended:
                 raise
 
@@ -125,40 +129,53 @@ class OpenAIShape:
             if error.status != 404:
                 raise
 
+    def close(self) -> None:
+        self._http.close()
+
 
 def parse_batch(body: object) -> Batch:
     """A batch object of the protocol; unknown fields are ignored, an unknown status is `Phase.UNKNOWN`."""
     job = _object(body)
     status = str(job.get("status", ""))
-    counts = _object(job.get("request_counts") or {})
-    errors: object = job.get("errors")
-    problems = _items(_object(errors)) if errors else []
+    counts, metadata, errors = (_mapping(job.get(key)) for key in ("request_counts", "metadata", "errors"))
     return Batch(
-        id=str(job["id"]),
+        id=_id(job),
         phase=_PHASES.get(status.lower(), Phase.UNKNOWN),
         status=status,
         created_at=_seconds(job.get("created_at")),
         expires_at=_seconds(job.get("expires_at")),
         input_file_id=job.get("input_file_id"),
-        metadata={str(k): str(v) for k, v in _object(job.get("metadata") or {}).items()},
-        total=int(counts.get("total") or 0),
-        completed=int(counts.get("completed") or 0),
-        failed=int(counts.get("failed") or 0),
+        metadata={str(k): str(v) for k, v in metadata.items()},
+        total=_count(counts.get("total")),
+        completed=_count(counts.get("completed")),
+        failed=_count(counts.get("failed")),
         result_files=tuple(str(job[key]) for key in ("output_file_id", "error_file_id") if job.get(key)),
-        problems=tuple(_problem(p) for p in problems),
+        problems=tuple(_problem(problem) for problem in _items(errors)),
     )
 
 
 def _problem(body: object) -> Problem:
-    fields = _object(body)
-    line = fields.get("line")
-    return Problem(str(fields.get("code")), str(fields.get("message")), int(line) if line is not None else None)
+    fields = _mapping(body) or {"message": body}
+    return Problem(str(fields.get("code")), str(fields.get("message")), _count(fields.get("line")) or None)
+
+
+def _id(body: Mapping[str, Any]) -> str:
+    """The one field that a reply can't do without."""
+    found: object = body.get("id")
+    if not isinstance(found, str | int) or not found:
+        raise AmbiguousError(f"The server answered {str(body)[:100]!r}, which has no id.")
+    return str(found)
 
 
 def _object(body: object) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise AmbiguousError(f"The server answered {str(body)[:100]!r} where an object was expected.")
     return cast("dict[str, Any]", body)
+
+
+def _mapping(body: object) -> Mapping[str, Any]:
+    """An object if it is one: a strange field of a stranger's batch must not hide all the others."""
+    return cast("Mapping[str, Any]", body) if isinstance(body, dict) else {}
 
 
 def _items(body: Mapping[str, Any]) -> list[object]:
@@ -170,12 +187,25 @@ def _seconds(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) else None
 
 
-def _ends_a_line(path: Path) -> bool:
-    if path.stat().st_size == 0:
-        return True
+def _count(value: object) -> int:
+    return value if isinstance(value, int) else 0
+
+
+def _ends_whole(path: Path) -> bool:
+    """Whether the last line is ended, or at least whole: not every server ends it."""
     with path.open("rb") as stream:
-        stream.seek(-1, 2)
-        return stream.read(1) == b"\n"
+        size = stream.seek(0, 2)
+        if size == 0:
+            return True
+        stream.seek(size - 1)
+        if stream.read() == b"\n":
+            return True
+        stream.seek(max(size - _LONGEST_LAST_LINE, 0))
+        last = stream.read().rsplit(b"\n", 1)[-1]
+    try:
+        return isinstance(json.loads(last), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _always() -> None:

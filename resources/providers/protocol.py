@@ -1,4 +1,4 @@
-"""What the batch state machine asks of a provider; a provider is anything that does these seven things."""
+"""What the batch state machine asks of a provider; a provider is anything that does these few things."""
 
 from __future__ import annotations
 
@@ -117,4 +117,8 @@ class BatchProvider(Protocol):
 
     def delete_file(self, file_id: str) -> None:
         """Delete an uploaded file; one that is gone already is fine."""
+        ...
+
+    def close(self) -> None:
+        """Give connections back; the object is not used any more."""
         ...

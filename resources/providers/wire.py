@@ -71,7 +71,7 @@ def result_sql(spec: RequestSpec) -> str:
                 line->>'$.custom_id' AS custom_id,
                 TRY_CAST(line->>'$.response.status_code' AS INTEGER) AS status,
                 line->'$.response.body' AS body,
-                coalesce(nullif(line->'$.error', 'null'), nullif(line->'$.response.body.error', 'null')) AS error,
+                coalesce({_error_sql("line->'$.error'")}, {_error_sql("line->'$.response.body.error'")}) AS error,
             FROM lines
         ), read AS (
             SELECT *,
@@ -105,23 +105,34 @@ def result_sql(spec: RequestSpec) -> str:
                 WHEN 'refused' THEN coalesce(refusal, 'stopped by the provider''s content filter')
                 WHEN 'truncated' THEN 'the answer was cut off at the output limit'
                 WHEN 'invalid' THEN invalid
-                ELSE concat_ws(': ', coalesce(code, 'status ' || status), words)
+                ELSE coalesce(
+                    nullif(concat_ws(': ', coalesce(code, 'status ' || status), words), ''),
+                    'the provider gave neither an answer nor a reason')
             END AS reason,
-            coalesce(TRY_CAST(coalesce(body->>'$.usage.prompt_tokens', body->>'$.usage.input_tokens') AS BIGINT), 0)
-                AS input_tokens,
-            coalesce(TRY_CAST(body->>'$.usage.prompt_tokens_details.cached_tokens' AS BIGINT), 0) AS cached_tokens,
-            coalesce(TRY_CAST(
-                coalesce(body->>'$.usage.completion_tokens', body->>'$.usage.output_tokens') AS BIGINT), 0)
+            {_tokens_sql("coalesce(body->>'$.usage.prompt_tokens', body->>'$.usage.input_tokens')")} AS input_tokens,
+            {_tokens_sql("body->>'$.usage.prompt_tokens_details.cached_tokens'")} AS cached_tokens,
+            {_tokens_sql("coalesce(body->>'$.usage.completion_tokens', body->>'$.usage.output_tokens')")}
                 AS output_tokens,
         FROM judged
     """
+
+
+def _error_sql(error: str) -> str:
+    """SQL for an error; some servers send an empty one with every answer."""
+    return f"CASE WHEN ({error})::VARCHAR NOT IN ('null', '{{}}', '\"\"', 'false') THEN {error} END"
+
+
+def _tokens_sql(count: str) -> str:
+    """SQL for a number of tokens; one that can't be true is 0."""
+    return f"greatest(coalesce(TRY_CAST({count} AS INTEGER), 0), 0)::BIGINT"
 
 
 def _invalid_sql(spec: RequestSpec) -> str:
     """SQL for why an answer breaks the task's schema; NULL if it doesn't."""
     if spec.operation is Operation.EMBEDDING:
         wrong_length = f"len(vector) <> {int(spec.dimensions)}" if spec.dimensions else "len(vector) = 0"
-        return f"CASE WHEN vector IS NULL OR {wrong_length} THEN 'no vector of the expected length' END"
+        gaps = "list_count(vector) <> len(vector)"
+        return f"CASE WHEN vector IS NULL OR {wrong_length} OR {gaps} THEN 'no vector of the expected length' END"
     if spec.schema is None:
         return "CASE WHEN answer IS NULL THEN 'the answer is empty' END"
     checks = [

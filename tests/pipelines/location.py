@@ -5,7 +5,6 @@ from pathlib import Path
 
 import dagster as dg
 import pandas as pd
-
 from dagster_batch_llm.assets import classify_asset, embed_asset
 from dagster_batch_llm.pipelines import batch_llm_defs
 from dagster_batch_llm.resources import DuckDBTables, LocalBatch
@@ -15,9 +14,8 @@ GROUPS = ["a", "b", "c", "d", "e", "f", "g", "h", "i"]
 # An edit of the code, as far as this location is concerned: the test writes the file and reloads the location.
 EDIT = HERE / "prompt.txt"
 PROMPT = EDIT.read_text() if EDIT.exists() else "{text}"
-TOPICS_NAME = os.environ.get("TEST_TOPICS_NAME", "topics")
-if (HERE / "renamed.txt").exists():
-    TOPICS_NAME = (HERE / "renamed.txt").read_text()
+RENAMED = HERE / "renamed.txt"
+TOPICS_NAME = RENAMED.read_text() if RENAMED.exists() else "topics"
 LABELS = {"praise": "says what is good", "complaint": "says what is bad"}
 
 

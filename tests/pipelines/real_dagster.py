@@ -16,9 +16,8 @@ from threading import Event
 
 import dagster as dg
 from dagster import DagsterInstance, DagsterRun, RunsFilter
-
 from dagster_batch_llm.pipelines.demo.graphql import GraphQL
-from dagster_batch_llm.resources import DuckDBTables, Ledger
+from dagster_batch_llm.resources import DuckDBTables, Ledger, LocalBatch
 from dagster_batch_llm.resources.local import stop_server
 
 LOCATION = Path(__file__).parent / "location.py"
@@ -83,10 +82,8 @@ class RealDagster:
 
 
 def _batches(folder: Path) -> list[str]:
-    from dagster_batch_llm.resources import LocalBatch
-
-    listing = LocalBatch(folder=str(folder)).provider().list(0.0)
-    return [batch.id for batch in listing.batches]
+    with contextlib.closing(LocalBatch(folder=str(folder)).provider()) as provider:
+        return [batch.id for batch in provider.list(0.0).batches]
 
 
 def free_port() -> int:
@@ -96,11 +93,13 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def real_dagster(home: Path, *, slots: int = 4, environment: Mapping[str, str] | None = None) -> Generator[RealDagster]:
+def real_dagster(
+    home: Path, *, slots: int = 4, more: str = "", environment: Mapping[str, str] | None = None
+) -> Generator[RealDagster]:
     """Start it, wait until the location is loaded and the sensor has ticked, stop it in any case."""
     dagster_home = home / "dagster_home"
     dagster_home.mkdir(exist_ok=True)
-    (dagster_home / "dagster.yaml").write_text(_INSTANCE.format(slots=slots))
+    (dagster_home / "dagster.yaml").write_text(_INSTANCE.format(slots=slots) + more)
     env = {
         **os.environ,
         "DAGSTER_HOME": str(dagster_home),

@@ -126,10 +126,10 @@ def test_the_prompt_does_not_give_the_module_away() -> None:
     assert fields == {"name", "docstring"}
 
 
-def test_modules_that_act_when_imported_stay_unimported() -> None:
+def test_listing_the_library_prints_nothing_and_runs_no_jokes() -> None:
     code = (
-        "import sys; from dagster_batch_llm.pipelines.demo.stdlib import stdlib_functions; before = set(sys.modules);"
-        "stdlib_functions(); print(*set(sys.modules) - before)"
+        "import sys; from dagster_batch_llm.pipelines.demo.stdlib import stdlib_functions; stdlib_functions();"
+        "sys.exit(any(name in sys.modules for name in ('this', 'antigravity', 'turtle', 'idlelib')))"
     )
     other = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert not {"this", "antigravity", "turtle", "readline", "rlcompleter"} & set(other.stdout.split())
+    assert (other.stdout, other.stderr) == ("", "")
