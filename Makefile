@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ROWS ?= 400
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint format bench build clean
+.PHONY: help demo dev test lint format build clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12

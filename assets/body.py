@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +91,10 @@ def _new_plan(
     tables: DuckDBTables,
     run: RunFacts,
 ) -> Plan:
-    spec, plan = declared.spec, PlanId(ledger.clock.token())
+    resource: BatchResource = getattr(context.resources, declared.llm)
+    asked = declared.spec.request
+    spec = replace(declared.spec, request=replace(asked, model=resource.answering(asked.model)))
+    plan = PlanId(ledger.clock.token())
     inputs = _input_versions(context)
     engine = connect()
     with tempfile.TemporaryDirectory(prefix="batch_llm_") as scratch:

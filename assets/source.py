@@ -66,7 +66,8 @@ class SqlSource:
         file = scratch / "source.parquet"
         try:
             # A final semicolon or comment would swallow what a copy puts after the query.
-            tables.export(self.sql.rstrip().rstrip(";") + "\n", file)
+            (statement,) = engine.extract_statements(self.sql)
+            tables.export(statement.query.rstrip().rstrip(";") + "\n", file)
         except (duckdb.ProgrammingError, duckdb.DataError) as error:
             raise InputError(f"The source query failed ({error}): {self.sql!r}") from error
         engine.execute(f"CREATE TEMP VIEW source AS FROM read_parquet({literal(str(file))})")

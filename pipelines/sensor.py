@@ -29,7 +29,7 @@ def batch_llm_sensor(*, minimum_interval_seconds: int = 15) -> dg.SensorDefiniti
     """
 
     # Dagster refuses a tick in which any request names an asset outside of the sensor's target.
-    @dg.sensor(
+    @dg.sensor(  # pyright: ignore[reportUnknownMemberType]
         name=SENSOR_NAME,
         target=dg.AssetSelection.all(),
         minimum_interval_seconds=minimum_interval_seconds,

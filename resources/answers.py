@@ -154,6 +154,6 @@ def best_sql(answers: Sequence[Path]) -> str:
 def readable(error: duckdb.Error, folder: Path) -> StorageError:
     """A named file that can't be read stops everything: it never means that there are no answers."""
     return StorageError(
-        f"An answers or manifest file under {folder} that the ledger names can't be read ({error}). Put it back from "
-        "a backup; nothing was asked, because what is in it may be paid already."
+        f"A file of a plan, its manifests or answers under {folder} can't be read ({error}). Put it back from a "
+        "backup; nothing was asked, because what is in it may be paid already."
     )

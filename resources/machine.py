@@ -102,7 +102,8 @@ class BatchMachine:
             attempt = self._attempts.renew(attempt)
             file_id = provider.upload(path, path.name)
         finally:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink()
         now = self._clock.now()
         send = Send(token, attempt.id, attempt.send_no + 1, now, now + SEND_SECONDS, file_id, attempt.rows)
         return attempt, send

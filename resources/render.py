@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from .answers import MANIFEST_COLUMNS
-from .duck import connect, literal, parquet
+from .answers import MANIFEST_COLUMNS, readable
+from .duck import connect, literal, parquet, rows
 from .errors import StorageError
 from .providers.profile import Profile
 from .providers.wire import line_parts, line_sql
@@ -46,7 +47,7 @@ def write_request_file(
     """Write an attempt's JSONL; each line's custom_id is ``<token>-<row of the manifest>``.
 
     Raises:
-        StorageError: The disk is full or the folder can't be written.
+        StorageError: The disk is full, the folder can't be written, or a plan's file is damaged; nothing was sent.
     """
     line = line_sql(line_parts(profile, spec), f"{literal(token + '-')} || manifest.row", "request.prompt")
     query = f"""
@@ -54,18 +55,26 @@ def write_request_file(
         FROM {parquet([manifest], MANIFEST_COLUMNS)} AS manifest
         JOIN {parquet([requests], "key VARCHAR, prompt VARCHAR")} AS request ON request.key = manifest.key
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    engine = connect()
+    engine, lines = connect(), 0
     try:
+        expected = rows(engine, f"SELECT count(*) FROM {parquet([manifest], MANIFEST_COLUMNS)}")[0][0]
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as out:
             for batch in engine.sql(query).to_arrow_reader(_ROWS_AT_ONCE):
                 _write_strings(out.fileno(), batch.column(0))
+                lines += batch.num_rows
             os.fsync(out.fileno())
     except OSError as error:
-        path.unlink(missing_ok=True)
         raise StorageError(
             f"{path} can't be written ({error}). Nothing was sent; free some space, run again."
         ) from error
+    except duckdb.Error as error:
+        raise readable(error, manifest.parent.parent) from error
+    if lines != expected:
+        raise StorageError(
+            f"{requests} holds {lines} of {expected} requests that {manifest} names. Nothing was sent; put the plan's "
+            "files back from a backup."
+        )
 
 
 def _write_strings(descriptor: int, lines: pa.Array[Any]) -> None:

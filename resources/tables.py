@@ -52,7 +52,9 @@ class DuckDBTables(dg.ConfigurableIOManager):
         with self.connection() as db:
             db.register("value", obj)
             count = self._replace(db, context.asset_key, "SELECT * FROM value", str(expression or ""), keys)
-        context.add_output_metadata({"dagster/row_count": count, **self.metadata(context.asset_key)})
+        context.add_output_metadata(  # pyright: ignore[reportUnknownMemberType]
+            {"dagster/row_count": count, **self.metadata(context.asset_key)}
+        )
 
     def load_input(self, context: dg.InputContext) -> Any:
         """Load an upstream table, or the asked partitions of it, as the annotated type."""

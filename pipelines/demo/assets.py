@@ -112,7 +112,9 @@ def better_than_guessing(function_topics: pd.DataFrame, stdlib_functions: pd.Dat
     )
 
 
-classify_job = dg.define_asset_job("classify_stdlib", dg.AssetSelection.assets("stdlib_functions", "function_topics"))
+classify_job = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]
+    "classify_stdlib", dg.AssetSelection.assets("stdlib_functions", "function_topics")
+)
 nightly = dg.ScheduleDefinition(
     name="nightly",
     job=classify_job,

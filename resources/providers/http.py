@@ -23,6 +23,7 @@ from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, Sto
 _REFUSALS = {400, 401, 402, 403, 404, 413, 422}
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _MAX_RETRY_AFTER = 120.0
+_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 T = TypeVar("T")
@@ -61,6 +62,7 @@ class HttpClient:
         self._attempts = attempts
         self._client = httpx.Client(
             base_url=self._origin,
+            trust_env=httpx.URL(base_url).host not in _LOOPBACK,  # HTTP_PROXY isn't meant for this machine
             headers={"Authorization": f"Bearer {api_key}", "User-Agent": "dagster-batch-llm"},
             timeout=_TIMEOUT,
             transport=transport,

@@ -11,6 +11,8 @@ from .openai_shape import OpenAIShape
 from .profile import LOCAL
 from .protocol import BatchProvider
 
+_ENGINE = "local/all-MiniLM-L6-v2"
+
 
 class LocalBatch(BatchResource):
     """A loopback server, started when it is needed, that speaks OpenAI's batch protocol.
@@ -39,6 +41,10 @@ class LocalBatch(BatchResource):
     folder: str | None = None
     idle_seconds: float = 900.0
     min_batch_seconds: float = 0.0
+
+    def answering(self, model: str) -> str:
+        # Its answers must never be taken for those of a paid model that was only tried out under its name.
+        return model if self.upstream else _ENGINE
 
     def provider(self) -> BatchProvider:
         from ..local import ensure_server  # noqa: PLC0415 - the server's packages come with the extra "local"

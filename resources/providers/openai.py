@@ -23,6 +23,10 @@ class BatchResource(dg.ConfigurableResource[BatchProvider], ABC):
     def provider(self) -> BatchProvider:
         """A client for the provider; made where it is used, never shared between processes."""
 
+    def answering(self, model: str) -> str:
+        """What answers when `model` is asked for; it is part of the question, so of what may be reused."""
+        return model
+
     def limited(self, profile: Profile) -> Profile:
         """The profile with this resource's own, smaller limit."""
         return replace(profile, max_rows=min(profile.max_rows, self.max_rows_per_batch or profile.max_rows))

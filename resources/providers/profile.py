@@ -16,7 +16,6 @@ class Profile:
         max_bytes: Most bytes in one request file.
         max_line_bytes: Most bytes in one request; a longer row becomes an error row.
         windows: Completion windows the provider takes; the first is the default.
-        expires: Whether the provider itself ends a batch when its window has passed.
         queue_full_codes: Validation errors that mean "later", not "never".
         revocable: Whether a create that names a deleted input file is certain to fail.
         listing_lag: Seconds after which a created batch is sure to be listed.
@@ -29,7 +28,6 @@ class Profile:
     max_bytes: int = 200_000_000
     max_line_bytes: int = 20_000_000
     windows: tuple[str, ...] = ("24h",)
-    expires: bool = True
     queue_full_codes: frozenset[str] = frozenset({"token_limit_exceeded"})
     endpoints: Mapping[str, str] = field(
         default_factory=lambda: {"chat": "/v1/chat/completions", "embedding": "/v1/embeddings"}
@@ -53,6 +51,5 @@ LOCAL = Profile(
     max_line_bytes=1_000_000,
     revocable=True,
     listing_lag=0.0,
-    settle=120.0,
     poll_seconds=(1.0, 5.0),
 )

@@ -104,11 +104,11 @@ def house(tmp_path: Path, server: FakeServer) -> Iterator[House]:
         yield House(server, DuckDBTables(path=str(tmp_path / "warehouse.duckdb")), instance)
 
 
-def rows_asset(name: str, rows: pa.Table, **options: Any) -> dg.AssetsDefinition:
+def rows_asset(name: str, rows: pa.Table, *, key_prefix: Sequence[str] | None = None) -> dg.AssetsDefinition:
     """An asset that stores these rows with the tables."""
 
+    @dg.asset(name=name, key_prefix=key_prefix, io_manager_key="tables")
     def asset() -> pa.Table:
         return rows
 
-    decorate: Any = dg.asset(name=name, io_manager_key="tables", **options)
-    return decorate(asset)
+    return asset

@@ -252,8 +252,8 @@ def test_an_unreadable_answers_file_stops_the_run_and_nothing_is_asked(house: Ho
     house.server.forget()
     broken(file, how)
     message = failure(house.run(reviews("a", "b", "c"), moods))
-    assert message.startswith("moods: An answers or manifest file under ")
-    assert "nothing was asked" in message
+    for words in ("moods: ", str(house.ledger.home), "can't be read", "nothing was asked"):
+        assert words in message
     assert set(house.server.calls) == {"provider"}
     assert house.rows("moods", "count(*)") == [(2,)]
     file.write_bytes(content)

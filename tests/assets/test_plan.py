@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,7 +16,11 @@ import pyarrow as pa
 import pytest
 import stamina
 from dagster_batch_llm.assets import Labels, classify_asset, embed_asset, llm_table
+from dagster_batch_llm.assets.plan import write_plan
+from dagster_batch_llm.assets.task import TaskSpec
 from dagster_batch_llm.resources import InputError, OpenAIBatch
+from dagster_batch_llm.resources.duck import connect, rows
+from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import PlanState
 
 from .conftest import House, failure, rows_asset
@@ -306,3 +311,24 @@ def test_equal_instants_are_equal_row_keys(house: House) -> None:
         {"id": pa.array([instant, instant.astimezone(zones[1])], pa.timestamp("us", "UTC")), "text": ["a", "b"]}
     )
     assert "id is not unique" in refused(house, rows_asset("reviews", frame), moods())
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+def test_an_instant_in_a_prompt_reads_the_same_wherever_the_worker_stands(home: Path, zone: str) -> None:
+    spec = TaskSpec.declare(
+        row_key="id",
+        keep=(),
+        prompt="{id}",
+        output=Labels(["a", "b"]),
+        model="m",
+        instruction=None,
+        parameters={},
+        partition_expr="strftime(id, '%Y-%m-%d')",
+    )
+    engine = connect()
+    engine.execute(f"SET TimeZone = '{zone}'")
+    instants = pa.array([dt.datetime(2026, 1, 1, 23, 30, tzinfo=dt.UTC)], pa.timestamp("us", "UTC"))
+    engine.register("source", pa.table({"id": instants}))
+    write_plan(engine, spec=spec, profile=PROFILE, home=Home(home), plan="p", partitions=["2026-01-01"])
+    prompts = rows(engine, f"SELECT prompt FROM '{Home(home).requests('p')}'")
+    assert prompts == [("2026-01-01 23:30:00+00",)]

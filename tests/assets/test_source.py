@@ -159,8 +159,9 @@ def test_a_query_joins_and_filters_tables(house: House) -> None:
     assert sorted(house.server.prompts) == ["one's: x", "two: v", "two: y"]
 
 
-def test_a_query_may_end_in_a_comment(house: House) -> None:
-    house.done(rows_asset("reviews", pa.table(ROWS)), moods("SELECT * FROM reviews WHERE id = 1 -- one is enough"))
+@pytest.mark.parametrize("end", ["-- one is enough", "; -- one; is enough", "; /* one */ ;\n"])
+def test_a_query_may_end_in_a_comment(house: House, end: str) -> None:
+    house.done(rows_asset("reviews", pa.table(ROWS)), moods(f"SELECT * FROM reviews WHERE id = 1 {end}"))
     assert house.server.prompts == ["u"]
 
 
@@ -283,21 +284,20 @@ def test_a_hostile_partition_key_is_a_value(house: House, hostile: str) -> None:
 def partitioned_reviews(io_manager: str) -> dg.AssetsDefinition:
     # Dagster's own file IO manager stores one partition per run.
     policy = dg.BackfillPolicy.single_run() if io_manager == "tables" else None
-
-    def reviews(context: dg.AssetExecutionContext) -> pd.DataFrame:
-        frame = pd.DataFrame(ROWS)
-        return frame[frame["grp"].isin(list(context.partition_keys))]
-
-    options: dict[str, Any] = {
-        "partitions_def": GROUPS,
-        "io_manager_key": io_manager,
-        "metadata": {"partition_expr": "grp"},
-    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", dg.BetaWarning)
 
-        decorated: dg.AssetsDefinition = dg.asset(backfill_policy=policy, **options)(reviews)
-    return decorated
+        @dg.asset(
+            partitions_def=GROUPS,
+            backfill_policy=policy,
+            io_manager_key=io_manager,
+            metadata={"partition_expr": "grp"},
+        )
+        def reviews(context: dg.AssetExecutionContext) -> pd.DataFrame:
+            frame = pd.DataFrame(ROWS)
+            return frame[frame["grp"].isin(list(context.partition_keys))]
+
+    return reviews
 
 
 @pytest.mark.parametrize("io_manager", ["tables", "io_manager"])

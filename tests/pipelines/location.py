@@ -1,6 +1,8 @@
 """A code location for tests that run real Dagster; what differs between tests comes from the environment."""
 
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
@@ -8,12 +10,14 @@ import pandas as pd
 from dagster_batch_llm.assets import classify_asset, embed_asset
 from dagster_batch_llm.pipelines import batch_llm_defs
 from dagster_batch_llm.resources import DuckDBTables, LocalBatch
+from dagster_batch_llm.resources.providers.protocol import Batch, BatchProvider
 
 HERE = Path(os.environ["TEST_LOCATION_HOME"])
 GROUPS = ["a", "b", "c", "d", "e", "f", "g", "h", "i"]
 # An edit of the code, as far as this location is concerned: the test writes the file and reloads the location.
 EDIT = HERE / "prompt.txt"
 PROMPT = EDIT.read_text() if EDIT.exists() else "{text}"
+KILL = HERE / "kill.txt"
 RENAMED = HERE / "renamed.txt"
 TOPICS_NAME = RENAMED.read_text() if RENAMED.exists() else "topics"
 LABELS = {"praise": "says what is good", "complaint": "says what is bad"}
@@ -54,9 +58,30 @@ def report(context: dg.AssetExecutionContext, topics: pd.DataFrame, vectors: pd.
     return pd.DataFrame({"rows": [len(joined)], "run": [context.run_id]})
 
 
-job = dg.define_asset_job("all_topics", dg.AssetSelection.assets("reviews", TOPICS_NAME))
+job = dg.define_asset_job(  # pyright: ignore[reportUnknownMemberType]
+    "all_topics", dg.AssetSelection.assets("reviews", TOPICS_NAME)
+)
 # Every minute is the finest that cron knows.
 schedule = dg.ScheduleDefinition(name="every_minute", job=job, cron_schedule="* * * * *")
+
+
+class DeadlyBatch(LocalBatch):
+    """Kills its process right after the server has accepted a create, before the reply is written down."""
+
+    def provider(self) -> BatchProvider:
+        provider = super().provider()
+        create = provider.create
+
+        def create_and_die(file_id: str, endpoint: str, token: str, still_allowed: Callable[[], None]) -> Batch:
+            created = create(file_id, endpoint, token, still_allowed)
+            if KILL.exists():
+                KILL.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return created
+
+        vars(provider)["create"] = create_and_die
+        return provider
+
 
 tables = DuckDBTables(path=str(HERE / "warehouse.duckdb"))
 defs = dg.Definitions.merge(
@@ -65,7 +90,7 @@ defs = dg.Definitions.merge(
         jobs=[job],
         schedules=[schedule],
         resources={
-            "fast": LocalBatch(
+            "fast": DeadlyBatch(
                 folder=str(HERE / "fast"), min_batch_seconds=float(os.environ.get("TEST_FAST_SECONDS", "1"))
             ),
             "slow": LocalBatch(

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -74,6 +75,13 @@ class RealDagster:
         """Oldest first."""
         found = self.instance.fetch_materializations(dg.AssetKey(asset), limit=100).records
         return [record.event_log_entry for record in reversed(found)]
+
+    def let_leases_run_out(self) -> None:
+        """What three minutes do to the leases and holds of a dead process."""
+        with contextlib.closing(sqlite3.connect(self.home / "batch_llm" / "ledger.sqlite3")) as ledger:
+            ledger.execute("UPDATE attempt SET lease_until = 0")
+            ledger.execute("UPDATE plan SET holder_until = 0")
+            ledger.commit()
 
     def paid(self, server: str) -> int:
         """How many batches a local server has taken: each is a bill."""

@@ -134,6 +134,24 @@ def test_a_plan_of_a_renamed_asset_stops_nobody(tmp_path: Path) -> None:
         assert dagster.paid("fast") == 1
 
 
+def test_a_process_killed_right_after_the_create_is_continued_and_nothing_is_paid_twice(tmp_path: Path) -> None:
+    with real_dagster(tmp_path, environment={"TEST_FAST_SECONDS": "2"}) as dagster:
+        (tmp_path / "kill.txt").touch()
+        killed = dagster.wait_for_run(dagster.graphql.materialize(["reviews", "topics"]))
+        assert not killed.is_success
+        ledger = dagster.ledger
+        [attempt] = ledger.attempts.find()
+        assert attempt.state is AttemptState.CREATING
+        assert attempt.batch_id is None
+        assert dagster.paid("fast") == 1
+        dagster.let_leases_run_out()
+        dagster.wait("the table", lambda: bool(dagster.materializations("topics")))
+        [adopted] = ledger.attempts.find()
+        assert adopted.id == attempt.id
+        assert adopted.send_no == 1
+        assert dagster.paid("fast") == 1
+
+
 def test_two_runs_that_ask_the_same_pay_once(tmp_path: Path) -> None:
     with real_dagster(tmp_path, environment={"TEST_FAST_SECONDS": "6"}) as dagster:
         dagster.wait_for_run(dagster.graphql.materialize(["reviews"]))

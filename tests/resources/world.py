@@ -115,7 +115,7 @@ class World:
     def state(self, attempt: Attempt) -> AttemptState:
         return self.now(attempt).state
 
-    def finish(self, attempt: Attempt, *, within: float = 4 * 3600.0, step: float = 15.0) -> None:
+    def finish(self, attempt: Attempt, *, within: float = 4 * 3600.0, step: float = 60.0) -> None:
         """Let one worker do what a run does, until the attempt is through; provider errors are waited out."""
         machine = self.machine("finisher")
         until = self.clock.now() + within

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from dagster_batch_llm.resources.duck import connect, rows
+from dagster_batch_llm.resources.providers.profile import OPENAI
+from dagster_batch_llm.resources.providers.wire import line_bytes_sql, line_parts, line_sql, request_body
+from dagster_batch_llm.resources.request import Operation, RequestSpec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
+from openai.types.embedding_create_params import EmbeddingCreateParams
+from pydantic import TypeAdapter
+
+CHAT = RequestSpec(
+    operation=Operation.CHAT,
+    model="gpt-4.1-mini",
+    instruction="Choose.",
+    schema={"type": "object", "properties": {"label": {"type": "string"}}},
+    parameters={"max_completion_tokens": 5},
+)
+EMBEDDING = RequestSpec(operation=Operation.EMBEDDING, model="text-embedding-3-small", dimensions=256)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+def test_the_official_package_takes_our_bodies() -> None:
+    TypeAdapter(CompletionCreateParamsNonStreaming).validate_python(request_body(CHAT, "hello"))
+    TypeAdapter(EmbeddingCreateParams).validate_python(request_body(EMBEDDING, "hello"))
+
+
+def test_nothing_is_said_that_was_not_declared() -> None:
+    spec = RequestSpec(operation=Operation.CHAT, model="m")
+    assert request_body(spec, "hello") == {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.mark.parametrize("spec", [CHAT, EMBEDDING], ids=["chat", "embedding"])
+@settings(max_examples=40, deadline=None)
+@given(prompt=TEXT)
+def test_a_line_is_never_longer_than_it_was_planned(spec: RequestSpec, prompt: str) -> None:
+    parts = line_parts(OPENAI, spec)
+    line, planned = rows(
+        connect(), f"SELECT {line_sql(parts, '$id', '$prompt')}, {line_bytes_sql(parts, '$prompt')}",
+        {"id": "x" * 64, "prompt": prompt},
+    )[0]  # fmt: skip
+    assert len(line.encode()) == planned
+    assert json.loads(line)["body"] == request_body(spec, prompt)
