@@ -58,9 +58,14 @@ def converge(context: dg.AssetExecutionContext, declared: Declaration) -> Events
         run = RunFacts.of(context)
         ledger = Ledger()
         tables: DuckDBTables = getattr(context.resources, declared.tables)
-        with contextlib.closing(_machine(context, declared, ledger, run)) as machine:
-            plan = _stored_plan(ledger, context, run) or _new_plan(
-                context, declared=declared, ledger=ledger, machine=machine, tables=tables, run=run
+        stored = _stored_plan(ledger, context, run)
+        llm = stored.llm if stored else declared.llm
+        with contextlib.ExitStack() as stack:
+            resource = _resource(context, llm, declared, stack)
+            machine = BatchMachine(ledger, {llm: resource.provider()}, run.run_id)
+            stack.callback(machine.close)
+            plan = stored or _new_plan(
+                context, declared=declared, resource=resource, machine=machine, tables=tables, run=run
             )
             yield from _Convergence(context, ledger, machine, tables, run, plan).go()
     except BatchLLMError as error:
@@ -70,9 +75,17 @@ def converge(context: dg.AssetExecutionContext, declared: Declaration) -> Events
         raise dg.Failure(f"{asset}: {error.message}", allow_retries=not final) from error
 
 
-def _machine(context: dg.AssetExecutionContext, declared: Declaration, ledger: Ledger, run: RunFacts) -> BatchMachine:
-    resource: BatchResource = getattr(context.resources, declared.llm)
-    return BatchMachine(ledger, {declared.llm: resource.provider()}, run.run_id)
+def _resource(
+    context: dg.AssetExecutionContext, llm: str, declared: Declaration, stack: contextlib.ExitStack
+) -> BatchResource:
+    """The provider's resource; a stored plan may have been made when the asset still named another one."""
+    if llm == declared.llm:
+        return getattr(context.resources, llm)
+    known: Mapping[str, dg.ResourceDefinition] = context.repository_def.get_top_level_resources()
+    if llm not in known:
+        raise InputError(f"the plan was made with resource {llm!r}, which is not declared any more. Declare it again.")
+    built = stack.enter_context(dg.build_resources({llm: known[llm]}, instance=context.instance))
+    return getattr(built, llm)
 
 
 def _stored_plan(ledger: Ledger, context: dg.AssetExecutionContext, run: RunFacts) -> Plan | None:
@@ -86,12 +99,12 @@ def _new_plan(
     context: dg.AssetExecutionContext,
     *,
     declared: Declaration,
-    ledger: Ledger,
+    resource: BatchResource,
     machine: BatchMachine,
     tables: DuckDBTables,
     run: RunFacts,
 ) -> Plan:
-    resource: BatchResource = getattr(context.resources, declared.llm)
+    ledger = machine.ledger
     asked = declared.spec.request
     spec = replace(declared.spec, request=replace(asked, model=resource.answering(asked.model)))
     plan = PlanId(ledger.clock.token())
@@ -172,13 +185,14 @@ class _Convergence:
 
     def _bring(self) -> Events:
         waiting: Waiting | None = None
-        while True:
+        while self._is_wanted():
             self._ledger.plans.hold(self._plan.id, self._run.run_id)
             self._advance()
             look(self._ledger, self._machine.provider(self._plan.llm), self._plan, self._run.run_id)
             self._advance()
             if unfinished(self._ledger, self._plan) == 0:
-                yield from self._write()
+                if self._is_wanted():
+                    yield from self._write()
                 return
             if waiting is None:
                 waiting = self._how_to_wait()
@@ -188,9 +202,19 @@ class _Convergence:
             self._ledger.clock.sleep(_STEP_SECONDS)
             self._machine.poll(self._plan.llm)
 
+    def _is_wanted(self) -> bool:
+        """Whether nobody has cancelled the plan meanwhile, such as the sensor for its backfill."""
+        return self._ledger.plans.get(self._plan.id).state is PlanState.OPEN
+
     def _advance(self) -> None:
         """Take every step that can be taken now."""
         for attempt in self._ledger.attempts.open_of_plan(self._plan.id):
+            if not self._machine.knows(attempt):
+                self._context.log.warning(
+                    f"Batch {attempt.batch_id or attempt.id} belongs to {attempt.account}, which resource "
+                    f"{attempt.llm!r} does not point to any more. Point it there again until the batch is fetched."
+                )
+                continue
             try:
                 self._machine.step(attempt)
             except (BusyError, UnreachableError) as error:

@@ -65,9 +65,7 @@ class SqlSource:
         del context
         file = scratch / "source.parquet"
         try:
-            # A final semicolon or comment would swallow what a copy puts after the query.
-            (statement,) = engine.extract_statements(self.sql)
-            tables.export(statement.query.rstrip().rstrip(";") + "\n", file)
+            tables.export(_without_end(self.sql), file)
         except (duckdb.ProgrammingError, duckdb.DataError) as error:
             raise InputError(f"The source query failed ({error}): {self.sql!r}") from error
         engine.execute(f"CREATE TEMP VIEW source AS FROM read_parquet({literal(str(file))})")
@@ -179,6 +177,15 @@ def _parsed(sql: str) -> Any:
     if len(tree["statements"]) != 1:
         raise InputError(f"A source query has to be one SELECT, not {len(tree['statements'])} statements: {sql!r}")
     return tree["statements"][0]["node"]
+
+
+def _without_end(sql: str) -> str:
+    """The query without its semicolon, on lines of its own: a copy puts more after it, which a comment would hide."""
+    encoded = sql.encode()  # offsets of tokens count bytes
+    ends = [
+        at for at, kind in duckdb.tokenize(sql) if kind == duckdb.token_type.operator and encoded[at : at + 1] == b";"
+    ]
+    return encoded[: ends[0] if ends else None].decode() + "\n"
 
 
 def _tables_of(node: Any, ctes: frozenset[str]) -> Iterator[tuple[str, ...]]:

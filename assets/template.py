@@ -65,7 +65,8 @@ class Template:
         pieces: list[str] = []
         for before, name in self.parts:
             if before:
-                pieces.append(literal(before))
+                # DuckDB's parser before 2.0 takes a NUL for the end of the query.
+                pieces.append(" || chr(0) || ".join(literal(words) for words in before.split("\0")))
             if name is not None:
                 pieces.append(f"{quoted(name)}::VARCHAR")
         return " || ".join(pieces)

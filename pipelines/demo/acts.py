@@ -14,10 +14,10 @@ from ...assets.run import ORIGIN_TAG, STATE_TAG
 from ...resources.clock import Clock
 from ...resources.errors import ProtocolError
 from ...resources.ledger import Ledger, Plan, PlanState
-from .dagster_process import running
+from .dagster_process import prepare, running
 from .graphql import GraphQL
 from .screen import batches, epilogue
-from .settings import PROVIDER, ROWS, STATE, environment
+from .settings import PROVIDER, ROWS, STATE
 from .topics import MODULE_GROUPS
 
 _UNPARTITIONED = ("stdlib_functions", "function_topics", "function_vectors", "question_vectors", "topic_report")
@@ -48,12 +48,13 @@ def play(console: Console, clock: Clock) -> None:
     Raises:
         ProtocolError: Something that the demo promises did not happen.
     """
-    env = environment()
+    env = prepare()
     ledger = Ledger(Path(env["BATCH_LLM_HOME"]))
     fresh = not ledger.plans.find()
     console.print(f"[bold]dagster-batch-llm demo[/bold]: {ROWS} functions of Python's standard library, by {PROVIDER}.")
     console.print("Starting Dagster: webserver, daemon, code location …")
-    with running(clock) as graphql, DagsterInstance.from_config(env["DAGSTER_HOME"]) as instance:
+    # Dagster's processes race for making their databases, so the instance is opened before they start.
+    with DagsterInstance.from_config(env["DAGSTER_HOME"]) as instance, running(clock) as graphql:
         first = clock.now()
         console.print("\n[bold]Act 1.[/bold] Materialize all: the run plans, asks and lets go; the sensor collects.")
         stage = _Stage(console, clock, ledger, instance)

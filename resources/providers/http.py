@@ -54,15 +54,16 @@ class HttpClient:
         transport: httpx.BaseTransport | None = None,
         attempts: int = 5,
     ) -> None:
-        if not re.match(r"https?://[^/]", base_url):
-            raise UserError(f"{name}: base_url {base_url!r} has no scheme; write it as https://host/v1")
+        host = _host(base_url)
+        if host is None:
+            raise UserError(f"{name}: base_url {base_url!r} is not an address; write it as https://host/v1")
         self._name = name
         self._origin = base_url.rstrip("/")
         self._clock = clock or SystemClock()
         self._attempts = attempts
         self._client = httpx.Client(
             base_url=self._origin,
-            trust_env=httpx.URL(base_url).host not in _LOOPBACK,  # HTTP_PROXY isn't meant for this machine
+            trust_env=host not in _LOOPBACK,  # HTTP_PROXY isn't meant for this machine
             headers={"Authorization": f"Bearer {api_key}", "User-Agent": "dagster-batch-llm"},
             timeout=_TIMEOUT,
             transport=transport,
@@ -184,6 +185,17 @@ class HttpClient:
             with attempt:
                 return call()
         raise AssertionError("stamina returns or raises")
+
+
+def _host(base_url: str) -> str | None:
+    """The host of an address that can be asked; None if it can't be one."""
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", base_url):
+        return None
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        return None
+    return url.host if url.host and (url.port or 0) < 65536 else None
 
 
 def _pause(error: Exception) -> bool | float:

@@ -92,10 +92,10 @@ class OpenAIShape:
             # Without a Date header the provider's clock may be an hour off; listing more costs a page, not money.
             oldest = since + (offset[0] - 300.0 if offset else -3600.0)
             page = _object(reply.body)
-            batches = [parse_batch(item) for item in _items(page)]
+            batches = [parse_batch(item) for item in _listed(page)]
             found |= {b.id: b for b in batches if b.created_at is None or b.created_at >= oldest}
             past = any(b.created_at is not None and b.created_at < oldest for b in batches)
-            ended = past or not page.get("has_more") or not batches
+            ended = past or not page.get("has_more", len(batches) >= _PAGE) or not batches
             if ended or batches[-1].id == params.get("after"):  # the same page again: it can't be paged through
                 return Listing(tuple(found.values()), complete=ended, started_at=started, clock_offset=offset)
             params = {"limit": _PAGE, "after": batches[-1].id}
@@ -176,6 +176,14 @@ def _object(body: object) -> dict[str, Any]:
 def _mapping(body: object) -> Mapping[str, Any]:
     """An object if it is one: a strange field of a stranger's batch must not hide all the others."""
     return cast("Mapping[str, Any]", body) if isinstance(body, dict) else {}
+
+
+def _listed(page: Mapping[str, Any]) -> list[object]:
+    """A page's items. A reply that has none isn't an empty listing: what is not listed is asked again."""
+    items: object = page.get("data", page)
+    if items is not None and not isinstance(items, list):
+        raise AmbiguousError(f"The server answered {str(page)[:100]!r} where a list of batches was expected.")
+    return cast("list[object]", items or [])
 
 
 def _items(body: Mapping[str, Any]) -> list[object]:

@@ -16,7 +16,7 @@ from dagster_batch_llm.resources.answers import MAX_TRIES, MAX_UNRUN
 from dagster_batch_llm.resources.ledger import PlanState
 
 from .conftest import House, failure, rows_asset
-from .fake_provider import PROFILE, answered, by_first_label, embedded, errored, expired
+from .fake_provider import PROFILE, FakeBatch, answered, by_first_label, embedded, errored, expired
 
 LABELS = {"good": "says what is good", "bad": "says what is bad"}
 
@@ -136,9 +136,9 @@ def test_a_plan_is_cut_by_bytes(house: House) -> None:
     assert sorted(house.server.prompts) == [letter * 1_000 for letter in "abcdefgh"]
 
 
-def test_a_resource_may_ask_for_smaller_batches(house: House) -> None:
-    limited = house.server.resource().limited(PROFILE)
-    assert limited.max_rows == PROFILE.max_rows
+@pytest.mark.parametrize(("limit", "rows"), [(2, 2), (None, 3), (5, 3)])
+def test_a_resource_may_ask_for_smaller_batches_never_for_larger_ones(limit: int | None, rows: int) -> None:
+    assert FakeBatch(server="any", max_rows_per_batch=limit).limited(replace(PROFILE, max_rows=3)).max_rows == rows
 
 
 def test_the_order_of_answers_means_nothing(house: House) -> None:

@@ -161,7 +161,7 @@ def test_a_query_joins_and_filters_tables(house: House) -> None:
 
 @pytest.mark.parametrize("end", ["-- one is enough", "; -- one; is enough", "; /* one */ ;\n"])
 def test_a_query_may_end_in_a_comment(house: House, end: str) -> None:
-    house.done(rows_asset("reviews", pa.table(ROWS)), moods(f"SELECT * FROM reviews WHERE id = 1 {end}"))
+    house.done(rows_asset("reviews", pa.table(ROWS)), moods(f"SELECT *, 'é;' FROM reviews WHERE id = 1 {end}"))
     assert house.server.prompts == ["u"]
 
 

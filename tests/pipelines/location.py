@@ -89,6 +89,8 @@ defs = dg.Definitions.merge(
         assets=[reviews, topics, vectors, by_group, report],
         jobs=[job],
         schedules=[schedule],
+        # Half the processes, so half the time; the test that kills one needs the default.
+        executor=None if os.environ.get("TEST_STEP_PROCESSES") else dg.in_process_executor,
         resources={
             "fast": DeadlyBatch(
                 folder=str(HERE / "fast"), min_batch_seconds=float(os.environ.get("TEST_FAST_SECONDS", "1"))

@@ -118,20 +118,20 @@ def real_dagster(
     }
     port = free_port()
     command = [sys.executable, "-m", "dagster", "dev", "-f", str(LOCATION), "-h", "127.0.0.1", "-p", str(port)]
-    with (home / "dagster.log").open("ab") as log:
+    # Dagster's processes race for making their databases, so they are made here before they start.
+    with DagsterInstance.from_config(str(dagster_home)) as instance, (home / "dagster.log").open("ab") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True, cwd=home)
-    graphql = GraphQL(f"http://127.0.0.1:{port}")
-    try:
-        with DagsterInstance.from_config(str(dagster_home)) as instance:
+        graphql = GraphQL(f"http://127.0.0.1:{port}")
+        try:
             running = RealDagster(home, graphql, instance)
             running.wait("Dagster's start", graphql.is_up, 120.0)
             running.wait("the sensor's first tick", lambda: bool(instance.all_instigator_state()), 60.0)
             yield running
-    finally:
-        graphql.close()
-        _stop(process)
-        for server in ("fast", "slow"):
-            stop_server(home / server)
+        finally:
+            graphql.close()
+            _stop(process)
+            for server in ("fast", "slow"):
+                stop_server(home / server)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -135,7 +135,7 @@ def test_a_plan_of_a_renamed_asset_stops_nobody(tmp_path: Path) -> None:
 
 
 def test_a_process_killed_right_after_the_create_is_continued_and_nothing_is_paid_twice(tmp_path: Path) -> None:
-    with real_dagster(tmp_path, environment={"TEST_FAST_SECONDS": "2"}) as dagster:
+    with real_dagster(tmp_path, environment={"TEST_FAST_SECONDS": "2", "TEST_STEP_PROCESSES": "1"}) as dagster:
         (tmp_path / "kill.txt").touch()
         killed = dagster.wait_for_run(dagster.graphql.materialize(["reviews", "topics"]))
         assert not killed.is_success
