@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import tempfile
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
@@ -50,6 +51,11 @@ class Declaration:
     source: Source
     llm: str
     tables: str
+
+    @property
+    def version(self) -> str:
+        """Changes with the task and with what is declared of the source: 16 hexadecimal characters."""
+        return hashlib.sha256(f"{self.spec.version} {self.source.text}".encode()).hexdigest()[:16]
 
 
 def converge(context: dg.AssetExecutionContext, declared: Declaration) -> Events:
@@ -126,7 +132,7 @@ def _new_plan(
             task=spec.request.task,
             llm=declared.llm,
             spec=spec.to_json(),
-            code_version=context.assets_def.code_versions_by_key[context.asset_key] or spec.version,
+            code_version=context.assets_def.code_versions_by_key[context.asset_key] or declared.version,
             inputs=inputs,
             origin=run.origin,
             run=run.run_id,
@@ -185,15 +191,18 @@ class _Convergence:
 
     def _bring(self) -> Events:
         waiting: Waiting | None = None
+        out: set[str] | None = None
         while self._is_wanted():
             self._ledger.plans.hold(self._plan.id, self._run.run_id)
             self._advance()
-            look(self._ledger, self._machine.provider(self._plan.llm), self._plan, self._run.run_id)
-            self._advance()
-            if unfinished(self._ledger, self._plan) == 0:
-                if self._is_wanted():
-                    yield from self._write()
-                return
+            if self._out() != out:  # only what has come back can leave something to ask or finish the table
+                look(self._ledger, self._machine.provider(self._plan.llm), self._plan, self._run.run_id)
+                self._advance()
+                out = self._out()
+                if unfinished(self._ledger, self._plan) == 0:
+                    if self._is_wanted():
+                        yield from self._write()
+                    return
             if waiting is None:
                 waiting = self._how_to_wait()
                 self._announce(waiting)
@@ -201,6 +210,10 @@ class _Convergence:
                 return
             self._ledger.clock.sleep(_STEP_SECONDS)
             self._machine.poll(self._plan.llm)
+
+    def _out(self) -> set[str]:
+        """The attempts that the plan waits for."""
+        return {attempt.id for attempt in self._ledger.attempts.open_of_plan(self._plan.id)}
 
     def _is_wanted(self) -> bool:
         """Whether nobody has cancelled the plan meanwhile, such as the sensor for its backfill."""

@@ -12,6 +12,7 @@ from ..resources.answers import best_sql, readable
 from ..resources.duck import connect, parquet, quoted, rows, write_parquet
 from ..resources.home import Home
 from ..resources.ledger import Ledger, Plan
+from ..resources.request import Operation
 from ..resources.tables import DuckDBTables
 from .look import answers_of
 from .task import ERROR, PARTITION, STATUS, TaskSpec
@@ -39,9 +40,12 @@ def write_table(ledger: Ledger, tables: DuckDBTables, key: dg.AssetKey, plan: Pl
     file = home.rows(plan.id).with_name("table.parquet")
     try:
         engine.execute(f"CREATE TEMP VIEW row AS FROM {parquet([home.rows(plan.id)], '')}")
-        engine.execute(f"CREATE TEMP VIEW best AS {best_sql(answers_of(ledger, home, plan))}")
+        answers = best_sql(answers_of(ledger, home, plan))
+        engine.execute(f"CREATE TEMP VIEW answer AS FROM ({answers}) AS found SEMI JOIN row ON row.__key = found.key")
+        length = _vector_length(engine, spec)
+        engine.execute(f"CREATE TEMP VIEW best AS {_of_length(length)}")
         write_parquet(engine, _joined(spec), file)
-        types = _types(engine, spec)
+        types = _types(engine, spec, length)
         statuses = dict(rows(engine, f"SELECT {STATUS}, count(*) FROM {parquet([file], '')} GROUP BY ALL"))
         count = tables.replace(key, file, types=types, partition_expr=PARTITION, partitions=plan.partitions)
     except duckdb.Error as error:
@@ -69,16 +73,33 @@ def _joined(spec: TaskSpec) -> str:
     """
 
 
-def _types(engine: duckdb.DuckDBPyConnection, spec: TaskSpec) -> dict[str, str]:
+def _vector_length(engine: duckdb.DuckDBPyConnection, spec: TaskSpec) -> int | None:
+    """How long the table's vectors are: as declared, else as most of the answers are."""
+    if spec.request.operation is not Operation.EMBEDDING or spec.request.dimensions:
+        return spec.request.dimensions
+    return rows(engine, "SELECT mode(len(vector)) FROM answer WHERE outcome = 'ok'")[0][0]
+
+
+def _of_length(length: int | None) -> str:
+    """The answers, with vectors of another length as error rows: a model's name may have moved to another model."""
+    if length is None:
+        return "FROM answer"
+    other = f"outcome = 'ok' AND len(vector) <> {int(length)}"
+    words = f"'the vector has ' || len(vector) || ' numbers, the table has {int(length)}; declare dimensions'"
+    return f"""
+        SELECT * REPLACE (
+            CASE WHEN {other} THEN 'invalid' ELSE outcome END AS outcome,
+            CASE WHEN {other} THEN {words} ELSE reason END AS reason)
+        FROM answer
+    """
+
+
+def _types(engine: duckdb.DuckDBPyConnection, spec: TaskSpec, length: int | None) -> dict[str, str]:
     """The table's column types; a vector gets the length that its answers have."""
     source = {name: kind for name, kind, *_ in rows(engine, "DESCRIBE FROM row")}
     types = {name: source[name] for name in spec.keep}
     for column in spec.columns:
-        kind = column.sql_type
-        if kind == "FLOAT[]":
-            known = spec.request.dimensions
-            length = known or rows(engine, "SELECT max(len(vector)) FROM best WHERE outcome = 'ok'")[0][0]
-            kind = f"FLOAT[{length}]" if length else kind
-        types[column.name] = kind
+        is_vector = column.sql_type == "FLOAT[]" and length
+        types[column.name] = f"FLOAT[{length}]" if is_vector else column.sql_type
     ours = [STATUS, ERROR, *([PARTITION] if spec.partition_expr else [])]
     return {**types, **dict.fromkeys(ours, "VARCHAR")}

@@ -33,6 +33,11 @@ class AssetSource:
     key: dg.AssetKey
 
     @property
+    def text(self) -> str:
+        """What is declared of it, for the code version."""
+        return self.key.to_user_string()
+
+    @property
     def deps(self) -> Sequence[dg.AssetKey]:
         """The upstream assets."""
         return [self.key]
@@ -47,6 +52,11 @@ class SqlSource:
     """A query over the tables; the tables that it names are its dependencies."""
 
     sql: str
+
+    @property
+    def text(self) -> str:
+        """What is declared of it, for the code version."""
+        return self.sql
 
     @property
     def deps(self) -> Sequence[dg.AssetKey]:
@@ -78,6 +88,11 @@ class FunctionSource:
     function: Callable[..., Any]
     upstream: tuple[tuple[str, dg.AssetKey, type | None], ...]
     wants_context: bool
+
+    @property
+    def text(self) -> str:
+        """What is declared of it, for the code version; the function's own code has ``code_version``."""
+        return self.function.__name__
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> FunctionSource:

@@ -124,10 +124,36 @@ def define(
         raise TypeError(
             f"{name}: unexpected argument(s) {unknown}; a table takes {sorted(TableOptions.__annotations__)}."
         )
+    try:
+        declared = _declared(
+            source, row_key=row_key, prompt=prompt, output=output, llm=llm, model=model, instruction=instruction,
+            options=options,
+        )  # fmt: skip
+        with warnings.catch_warnings():
+            # backfill_policy is beta in Dagster; that is for us to follow, not for our users to be warned of.
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            return _asset(name, declared, options)
+    except InputError as error:
+        raise InputError(f"{name}: {error.message}") from error
+
+
+def _declared(
+    source: Source,
+    *,
+    row_key: str,
+    prompt: str,
+    output: Output,
+    llm: str,
+    model: str,
+    instruction: str | None,
+    options: TableOptions,
+) -> Declaration:
+    if isinstance(options.get("keep"), str):
+        raise InputError(f"keep is a list of columns; write keep=[{options.get('keep')!r}].")
     partitions_def, partition_expr = options.get("partitions_def"), options.get("partition_expr", "")
     if (partitions_def is None) != (not partition_expr):
         raise InputError(
-            f"{name}: partitions_def and partition_expr belong together. partition_expr is SQL over the source's "
+            "partitions_def and partition_expr belong together. partition_expr is SQL over the source's "
             "columns that gives a row's partition key, such as 'country' or \"strftime(day, '%Y-%m-%d')\"."
         )
     spec = TaskSpec.declare(
@@ -140,12 +166,7 @@ def define(
         parameters=options.get("parameters", {}),
         partition_expr=partition_expr,
     )
-    tables = options.get("tables", "tables")
-    declared = Declaration(spec=spec, source=source, llm=llm, tables=tables)
-    with warnings.catch_warnings():
-        # backfill_policy is beta in Dagster; that is for us to follow, not for our users to be warned of.
-        warnings.simplefilter("ignore", dg.BetaWarning)
-        return _asset(name, declared, options)
+    return Declaration(spec=spec, source=source, llm=llm, tables=options.get("tables", "tables"))
 
 
 def _asset(name: str, declared: Declaration, options: TableOptions) -> dg.AssetsDefinition:
@@ -168,7 +189,7 @@ def _asset(name: str, declared: Declaration, options: TableOptions) -> dg.Assets
         owners=options.get("owners"),
         kinds={"llm", spec.request.operation.value},
         automation_condition=options.get("automation_condition"),
-        code_version="-".join(filter(None, [spec.version, options.get("code_version")])),
+        code_version="-".join(filter(None, [declared.version, options.get("code_version")])),
         metadata={**options.get("metadata", {}), **_metadata(spec)},
     )
     def asset(context: dg.AssetExecutionContext) -> Events:

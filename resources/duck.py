@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,10 +12,17 @@ import duckdb
 
 from .errors import StorageError
 
+UTC = "SET TimeZone = 'UTC'"
+"""An instant reads the same wherever a process runs: what is rendered from it is part of the question."""
+
 
 def connect() -> duckdb.DuckDBPyConnection:
     """A private in-memory engine; Parquet files come and go in the order of their rows."""
-    return duckdb.connect(":memory:", config={"preserve_insertion_order": True, "autoinstall_known_extensions": False})
+    engine = duckdb.connect(
+        ":memory:", config={"preserve_insertion_order": True, "autoinstall_known_extensions": False}
+    )
+    engine.execute(UTC)
+    return engine
 
 
 def quoted(identifier: str) -> str:
@@ -52,7 +60,8 @@ def write_parquet(
             "nothing is lost, run it again."
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def make_durable(partial: Path, path: Path) -> None:

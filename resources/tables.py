@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import stamina
 
-from .duck import literal, quoted, rows
+from .duck import UTC, literal, quoted, rows
 from .errors import StorageError, TableLockedError
 
 _HOLDER = re.compile(r"Conflicting lock is held in (.+?)(?: by user|\.|$)")
@@ -98,7 +98,7 @@ class DuckDBTables(dg.ConfigurableIOManager):
     def export(self, query: str, file: Path) -> None:
         """Copy a query's rows into a Parquet file, holding the database no longer than that takes."""
         with self.connection(read_only=True) as db:
-            db.execute(f"COPY ({query}) TO {literal(str(file))} (FORMAT parquet)")
+            db.execute(f"COPY ({_exact(db, query)}) TO {literal(str(file))} (FORMAT parquet)")
 
     def query(self, sql: str, values: Mapping[str, Any] | Sequence[Any] | None = None) -> pa.Table:
         """Read with SQL, values bound."""
@@ -136,6 +136,7 @@ class DuckDBTables(dg.ConfigurableIOManager):
         if read_only and not path.exists():
             raise StorageError(f"The DuckDB file {path} isn't there yet. Materialize the upstream assets first.")
         with contextlib.closing(self._open(path, read_only=read_only)) as db:
+            db.execute(UTC)
             yield db
 
     def _open(self, path: Path, *, read_only: bool) -> duckdb.DuckDBPyConnection:
@@ -185,6 +186,13 @@ class DuckDBTables(dg.ConfigurableIOManager):
                 "are paid are kept. Drop the table if its columns have changed, then run again."
             ) from error
         return int(count)
+
+
+def _exact(db: duckdb.DuckDBPyConnection, query: str) -> str:
+    """The same rows in types that Parquet has: a HUGEINT, such as every sum of integers, would become a float."""
+    huge = [name for name, kind, *_ in rows(db, f"DESCRIBE {query}") if kind in {"HUGEINT", "UHUGEINT"}]
+    casts = ", ".join(f"{quoted(name)}::DECIMAL(38, 0) AS {quoted(name)}" for name in huge)
+    return f"SELECT * REPLACE ({casts}) FROM ({query})" if huge else query
 
 
 def table_name(key: dg.AssetKey) -> str:

@@ -10,16 +10,19 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, NullPool, create_engine, event, inspect, select, text
+from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect, select, text
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, IntegrityError, ProgrammingError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from ..clock import Clock, SystemClock
+from ..duck import make_durable
 from ..errors import StorageError
 from . import schema
 
 _HOME_VARIABLE = "BATCH_LLM_HOME"
+_LOCK_SECONDS = 30.0
+"""How long a transaction waits for another one; ours take milliseconds."""
 
 
 def default_home() -> Path:
@@ -47,36 +50,44 @@ class Database:
     def __init__(self, home: Path, clock: Clock | None = None) -> None:
         self.home = home
         self.clock = clock or SystemClock()
-        path = home / "ledger.sqlite3"
-        try:
+        self._path = home / "ledger.sqlite3"
+        self._engine = _sqlite(self._path)
+        with self._mapped():
             (home / "answers").mkdir(parents=True, exist_ok=True)
-            self._engine = _sqlite(path)
             with FileLock(home / "ledger.lock"):
-                _migrate(self._engine, path)
+                _migrate(self._engine, self._path)
                 self.id = _bind(self, home / "answers" / "LEDGER")
-        except (OSError, OperationalError) as error:
-            raise StorageError(
-                f"The ledger {path} can't be opened or written ({error}). Give {_HOME_VARIABLE} a folder that this "
-                "process may write; runs, daemon and CLI must all use the same one."
-            ) from error
 
     @contextmanager
     def read(self) -> Generator[Connection]:
         """One snapshot: all statements in it see the same moment."""
-        with self._engine.connect() as connection, connection.begin():
+        with self._mapped(), self._engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
     def write(self) -> Generator[Connection]:
         """One transaction, with the write lock from its start."""
-        with self._engine.connect() as plain:
+        with self._mapped(), self._engine.connect() as plain:
             connection = plain.execution_options(batch_llm_write=True)
             with connection.begin():
                 yield connection
 
+    @contextmanager
+    def _mapped(self) -> Generator[None]:
+        try:
+            yield
+        except (OSError, DatabaseError) as error:
+            if isinstance(error, IntegrityError | ProgrammingError):
+                raise  # ours, not the disk's
+            raise StorageError(
+                f"The ledger {self._path} can't be opened or written ({error}). Give {_HOME_VARIABLE} a folder that "
+                "this process may write; runs, daemon and CLI must all use the same one."
+            ) from error
+
 
 def _sqlite(path: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", poolclass=NullPool, connect_args={"timeout": 30.0})
+    url = URL.create("sqlite", database=str(path))  # a path in a text would be parsed
+    engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": _LOCK_SECONDS})
 
     # The driver's own transaction handling begins too late for a snapshot, so it is switched off.
     def connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
@@ -120,7 +131,7 @@ def _version(engine: Engine) -> str | None:
 
 def _bind(database: Database, marker: Path) -> str:
     """Give a new ledger its id and leave it with the answers; refuse answers that know another ledger."""
-    bound = marker.read_text().strip() if marker.exists() else None
+    bound = (marker.read_text().strip() or None) if marker.exists() else None
     with database.write() as connection:
         own = connection.execute(select(schema.ledger.c.id)).scalar_one_or_none()
         if own is None and bound is None and not any(marker.parent.iterdir()):
@@ -133,5 +144,7 @@ def _bind(database: Database, marker: Path) -> str:
                 "point to another folder; going on would pay for the same answers again."
             )
     if bound is None:
-        marker.write_text(own)
+        partial = marker.with_name(f"{marker.name}.part")
+        partial.write_text(own)
+        make_durable(partial, marker)
     return own

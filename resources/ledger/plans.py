@@ -10,6 +10,7 @@ from typing import Any, NewType
 from sqlalchemy import ColumnElement, RowMapping, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
+from ..errors import StorageError
 from ..request import TaskHash
 from . import schema
 from .connect import Database
@@ -89,9 +90,19 @@ class Plans:
             return _plan(c.execute(select(_P).where(_P.c.id == plan.id)).mappings().one())
 
     def get(self, plan: PlanId) -> Plan:
-        """One plan as it is now."""
+        """One plan as it is now.
+
+        Raises:
+            StorageError: There is none: the one who knows its id writes to another ledger.
+        """
         with self._db.read() as c:
-            return _plan(c.execute(select(_P).where(_P.c.id == plan)).mappings().one())
+            found = c.execute(select(_P).where(_P.c.id == plan)).mappings().one_or_none()
+        if found is None:
+            raise StorageError(
+                f"The ledger in {self._db.home} has no plan {plan}. Runs, daemon and CLI must all have the same "
+                "BATCH_LLM_HOME."
+            )
+        return _plan(found)
 
     def find(self, *where: ColumnElement[bool]) -> list[Plan]:
         """Plans that satisfy all conditions, oldest first."""
@@ -145,7 +156,8 @@ class Plans:
             _P.c.state == PlanState.DONE,
             _P.c.location == plan.location,
         )
-        return any(set(plan.partitions) <= set(other.partitions) for other in later)
+        mine = set(plan.partitions)
+        return any(mine <= set(other.partitions) and bool(mine) == bool(other.partitions) for other in later)
 
     def origin(self, origin: str) -> Origin:
         """One origin as it is now."""

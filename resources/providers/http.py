@@ -220,7 +220,7 @@ def _words(response: httpx.Response) -> tuple[str | None, str]:
         return None, _quoted(response.text)
     for wrapper in ("detail", "error"):
         inner = cast("dict[str, object]", body).get(wrapper) if isinstance(body, dict) else None
-        body = cast("object", inner) if isinstance(inner, dict) else body
+        body = cast("object", inner if isinstance(inner, dict) else body)
     if not isinstance(body, dict):
         return None, _quoted(str(body))
     found = cast("dict[str, object]", body)

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
-import multiprocessing
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..effects import Died, Effects
 from ..fake_clock import FakeClock
 from ..world import copy_home
 
+NO_DATABASE = b"this is no database, and it is long enough to be read as one" * 200
 TABLES = set(schema.metadata.tables)
 
 
@@ -145,17 +147,16 @@ def test_a_folder_where_the_ledger_is_needed_says_so(folder: Path) -> None:
         Ledger(folder)
 
 
-@pytest.mark.parametrize("content", [b"this is no database, and it is long enough to be read as one" * 20, b"x"])
-def test_a_file_that_is_no_database_says_so(folder: Path, content: bytes) -> None:
+def test_a_file_that_is_no_database_says_so(folder: Path) -> None:
     folder.mkdir()
-    (folder / "ledger.sqlite3").write_bytes(content)
+    (folder / "ledger.sqlite3").write_bytes(NO_DATABASE)
     with pytest.raises(StorageError, match=r"ledger\.sqlite3"):
         Ledger(folder)
 
 
 def test_a_ledger_that_breaks_while_it_is_open_says_so(known: Path) -> None:
     ledger = Ledger(known, FakeClock())
-    (known / "ledger.sqlite3").write_bytes(b"this is no database, and it is long enough to be read as one" * 200)
+    (known / "ledger.sqlite3").write_bytes(NO_DATABASE)
     for name in ("ledger.sqlite3-wal", "ledger.sqlite3-shm"):
         (known / name).unlink(missing_ok=True)
     with pytest.raises(StorageError, match=r"ledger\.sqlite3"):
@@ -200,14 +201,31 @@ def test_the_default_home_is_absolute_and_can_be_chosen(monkeypatch: pytest.Monk
 # ---- many at once ------------------------------------------------------------------------------------------------------
 
 
-def _open_and_write(folder: str, number: int) -> str:
-    ledger = Ledger(Path(folder))
-    assert ledger.attempts.incident("opened", str(number), "x")
-    return ledger.id
+_OPENER = """
+import sys, pathlib
+from dagster_batch_llm.resources.ledger import Ledger
+sys.stdin.readline()
+for number in range(5):
+    ledger = Ledger(pathlib.Path(sys.argv[1]))
+    assert ledger.attempts.incident("opened", f"{sys.argv[2]}/{number}", "x")
+print(ledger.id)
+"""
 
 
 def test_processes_that_open_a_new_ledger_together_share_one(folder: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        ids = pool.starmap(_open_and_write, [(str(folder), number) for number in range(8)], chunksize=1)
-    assert len(set(ids)) == 1
-    assert len(Ledger(folder).attempts.incidents()) == 8
+    openers = [
+        subprocess.Popen(
+            [sys.executable, "-c", _OPENER, str(folder), str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(3)
+    ]
+    for opener in openers:  # all are loaded before the first may begin
+        assert opener.stdin is not None
+        opener.stdin.write("go\n")
+    ids = {opener.communicate(timeout=60)[0] for opener in openers}
+    assert {opener.returncode for opener in openers} == {0}
+    assert ids == {f"{Ledger(folder).id}\n"}
+    assert len(Ledger(folder).attempts.incidents()) == 15

@@ -110,13 +110,17 @@ def test_a_wrong_key_is_called_so(folder: Path) -> None:
 # ---- addresses -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("base_url", ["", "host.test/v1", "//host", "ftp://host", "http://", "https:///v1", "localhost:1"])
+@pytest.mark.parametrize(
+    "base_url", ["", "host.test/v1", "//host", "ftp://host", "http://", "https:///v1", "localhost:1"]
+)
 def test_an_address_without_a_scheme_is_refused(base_url: str) -> None:
     with pytest.raises(UserError, match="https://host/v1"):
         client(Script(yes), base_url=base_url)
 
 
-@pytest.mark.parametrize("base_url", ["http://[::1", "https://host:port/v1", "https://ho st/v1", "https://host:99999999"])
+@pytest.mark.parametrize(
+    "base_url", ["http://[::1", "https://host:port/v1", "https://ho st/v1", "https://host:99999999"]
+)
 def test_an_address_that_can_not_be_one_is_refused(base_url: str) -> None:
     with pytest.raises(UserError, match="acme: base_url"):
         client(Script(yes), base_url=base_url)
