@@ -20,7 +20,8 @@ import stamina
 from .duck import UTC, literal, quoted, rows
 from .errors import StorageError, TableLockedError
 
-_HOLDER = re.compile(r"Conflicting lock is held in (.+?)(?: by user|\.|$)")
+_LOCKED = "Could not set lock on file"
+_HOLDER = re.compile(r"Conflicting lock is held in (.+?\(PID \d+\))")
 
 
 class DuckDBTables(dg.ConfigurableIOManager):
@@ -50,7 +51,13 @@ class DuckDBTables(dg.ConfigurableIOManager):
                 "so its rows can't be told apart. Add metadata={'partition_expr': '<SQL that gives the key>'}."
             )
         with self.connection() as db:
-            db.register("value", obj)
+            try:
+                db.register("value", obj)
+            except duckdb.Error as error:
+                raise StorageError(
+                    f"Asset {context.asset_key.to_user_string()} gave a {type(obj).__name__}, which can't be stored as a "
+                    "table. Return a pandas or polars DataFrame or a pyarrow Table."
+                ) from error
             count = self._replace(db, context.asset_key, "SELECT * FROM value", str(expression or ""), keys)
         context.add_output_metadata(  # pyright: ignore[reportUnknownMemberType]
             {"dagster/row_count": count, **self.metadata(context.asset_key)}
@@ -61,12 +68,17 @@ class DuckDBTables(dg.ConfigurableIOManager):
         partitions = context.asset_partition_keys if context.has_asset_partitions else ()
         upstream = context.upstream_output
         expression = ((upstream.definition_metadata if upstream else None) or {}).get("partition_expr")
-        query, values = f"SELECT * FROM {table_name(context.asset_key)}", {}
+        narrowed, values = "", {}
         if partitions and expression:
-            query += f" WHERE list_contains($keys, ({expression})::VARCHAR)"
+            narrowed = f"WHERE list_contains($keys, ({expression})::VARCHAR)"
             values = {"keys": list(partitions)}
         with self.connection(read_only=True) as db:
-            result = db.sql(query, params=values or None)
+            if not _exists(db, context.asset_key):
+                raise StorageError(
+                    f"{self.path} has no table {table_name(context.asset_key)}. Materialize "
+                    f"{context.asset_key.to_user_string()} first."
+                )
+            result = db.sql(f"SELECT * FROM {_place(db, context.asset_key)} {narrowed}", params=values or None)
             return result.df() if context.dagster_type.typing_type is pd.DataFrame else result.to_arrow_table()
 
     def replace(
@@ -165,10 +177,11 @@ class DuckDBTables(dg.ConfigurableIOManager):
     def _replace(
         self, db: duckdb.DuckDBPyConnection, key: dg.AssetKey, source: str, expression: str, partitions: Sequence[str]
     ) -> int:
-        name = table_name(key)
+        name = _place(db, key)
+        schema = name.removesuffix(f".{quoted(_names(key)[1])}")
         db.begin()
         try:
-            db.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(_names(key)[0])}")
+            db.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
             if partitions and _exists(db, key):
                 db.execute(
                     f"DELETE FROM {name} WHERE list_contains($keys, ({expression})::VARCHAR)",
@@ -182,7 +195,7 @@ class DuckDBTables(dg.ConfigurableIOManager):
         except duckdb.Error as error:
             db.rollback()
             raise StorageError(
-                f"Table {name} in {self.path} can't be written ({error}). The table is as it was before; answers that "
+                f"Table {table_name(key)} in {self.path} can't be written ({error}). The table is as it was before; answers that "
                 "are paid are kept. Drop the table if its columns have changed, then run again."
             ) from error
         return int(count)
@@ -198,6 +211,12 @@ def _exact(db: duckdb.DuckDBPyConnection, query: str) -> str:
 def table_name(key: dg.AssetKey) -> str:
     """An asset's table, quoted for SQL."""
     return ".".join(quoted(name) for name in _names(key))
+
+
+def _place(db: duckdb.DuckDBPyConnection, key: dg.AssetKey) -> str:
+    """The table with its database's name: a schema may be called as the file is, or ``temp``."""
+    database: str = rows(db, "SELECT current_database()")[0][0]
+    return f"{quoted(database)}.{table_name(key)}"
 
 
 def _names(key: dg.AssetKey) -> tuple[str, str]:
@@ -217,4 +236,4 @@ def _exists(db: duckdb.DuckDBPyConnection, key: dg.AssetKey) -> bool:
 
 
 def _is_locked(error: Exception) -> bool:
-    return isinstance(error, duckdb.IOException) and "lock" in str(error).lower()
+    return isinstance(error, duckdb.IOException) and _LOCKED in str(error)

@@ -15,7 +15,6 @@ from dagster_batch_llm.resources.errors import (
 from dagster_batch_llm.resources.ledger import AttemptState, Ledger
 from dagster_batch_llm.resources.ledger.attempts import LEASE_SECONDS
 from dagster_batch_llm.resources.machine import BatchMachine
-from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
 from dagster_batch_llm.resources.providers.protocol import Batch
 
@@ -388,28 +387,56 @@ def test_a_collector_that_slept_through_its_lease_leaves_no_second_file(world: W
     assert len(list((world.folder / "answers" / attempt.task).iterdir())) == 1
 
 
+class _Stopped(OpenAIShape):
+    """The process is stopped between the durable intent and the last check."""
+
+    def __init__(self, world: World, meanwhile: Callable[[], None]) -> None:
+        super().__init__(world.profile, world.http(), account="acme", clock=world.clock)
+        self._meanwhile = meanwhile
+
+    def create(self, file_id: str, endpoint: str, token: str, still_allowed: Callable[[], None]) -> Batch:
+        self._meanwhile()
+        return super().create(file_id, endpoint, token, still_allowed)
+
+
+def stopped_before_its_write(world: World, meanwhile: Callable[[], None]) -> BatchMachine:
+    return BatchMachine(Ledger(world.folder, world.clock), {"llm": _Stopped(world, meanwhile)}, "stopped")
+
+
 def test_a_create_that_is_held_up_too_long_is_not_sent(world: World) -> None:
     attempt = world.ask()
-    provider = world.provider()
-    machine = BatchMachine(Ledger(world.folder, world.clock), {"llm": _Slow(provider, world)}, "slow")
-    machine.send(attempt.id)
+    stopped_before_its_write(world, lambda: world.clock.sleep(31.0)).send(attempt.id)
     assert world.state(attempt) is AttemptState.PLANNED
     assert world.server.creates() == 0
     world.finish(attempt)
     world.paid_once()
 
 
-class _Slow(OpenAIShape):
-    """The process is stopped between the durable intent and the write."""
+def test_a_sender_that_was_not_allowed_any_more_does_not_undo_its_successor(world: World) -> None:
+    attempt = world.ask()
+    successor = world.machine("successor")
 
-    def __init__(self, inner: OpenAIShape, world: World) -> None:
-        http: HttpClient = world.http()
-        super().__init__(inner.profile, http, account=inner.account, clock=world.clock)
-        self._world = world
+    def killed(request: httpx.Request, serve: Serve) -> httpx.Response:
+        serve()
+        raise Died
 
-    def create(self, file_id: str, endpoint: str, token: str, still_allowed: Callable[[], None]) -> Batch:
-        self._world.clock.sleep(31.0)
-        return super().create(file_id, endpoint, token, still_allowed)
+    def meanwhile() -> None:
+        world.clock.sleep(LEASE_SECONDS + 1.0)
+        successor.reconcile(attempt.id)
+        world.clock.sleep(world.profile.settle)
+        successor.reconcile(attempt.id)
+        assert world.state(attempt) is AttemptState.PLANNED
+        world.server.on(CREATE, killed)
+        with pytest.raises(Died):
+            successor.send(attempt.id)
+
+    stopped_before_its_write(world, meanwhile).send(attempt.id)
+    assert world.state(attempt) is AttemptState.CREATING
+    assert world.now(attempt).owner != "stopped"
+    world.clock.sleep(LEASE_SECONDS + 1.0)
+    world.finish(attempt)
+    world.paid_once()
+    assert world.server.creates() == 1
 
 
 def test_a_sender_that_slept_before_its_write_sends_nothing_after_its_file_was_revoked(make_world: MakeWorld) -> None:
@@ -713,6 +740,37 @@ def test_partial_results_of_a_cancelled_batch_are_kept(world: World) -> None:
     world.finish(attempt)
     assert world.ledger.attempts.answers([attempt.id])[0].outcomes == {"ok": 1, "expired": 2}
     assert world.answers()["three"] == "re: three"
+
+
+def test_results_of_strangers_are_an_incident(world: World) -> None:
+    attempt = world.ask()
+    machine = world.machine()
+    machine.send(attempt.id)
+    world.clock.sleep(61.0)
+    machine.poll("llm")
+    job = world.server.batches["batch-1"]
+    world.server.files[job["output_file_id"]] += b'{"custom_id": "nobody"}\n'
+    world.finish(attempt)
+    world.paid_once()
+    ((kind, subject, words),) = world.ledger.attempts.incidents()
+    assert (kind, subject) == ("unknown rows", "batch-1")
+    assert "1 of 4 results" in words
+
+
+def test_a_listing_that_is_not_complete_proves_nothing(world: World) -> None:
+    attempt = world.ask()
+    world.server.on(CREATE, request_lost)
+    machine = world.machine()
+    machine.send(attempt.id)
+    other = {"id": "other", "status": "completed", "created_at": world.clock.now()}
+    page = {"data": [other], "has_more": True}
+    world.server.on("GET /v1/batches", lambda request, serve: httpx.Response(200, json=page), times=40)
+    for _ in range(20):
+        world.clock.sleep(600.0)
+        machine.reconcile(attempt.id)
+        assert world.state(attempt) is AttemptState.AMBIGUOUS
+    world.finish(attempt)
+    world.paid_once()
 
 
 def test_an_unknown_status_is_waited_out_and_shown(world: World) -> None:
