@@ -55,8 +55,8 @@ class DuckDBTables(dg.ConfigurableIOManager):
                 db.register("value", obj)
             except duckdb.Error as error:
                 raise StorageError(
-                    f"Asset {context.asset_key.to_user_string()} gave a {type(obj).__name__}, which can't be stored as a "
-                    "table. Return a pandas or polars DataFrame or a pyarrow Table."
+                    f"Asset {context.asset_key.to_user_string()} gave a {type(obj).__name__}, which can't be stored as "
+                    "a table. Return a pandas or polars DataFrame or a pyarrow Table."
                 ) from error
             count = self._replace(db, context.asset_key, "SELECT * FROM value", str(expression or ""), keys)
         context.add_output_metadata(  # pyright: ignore[reportUnknownMemberType]
@@ -195,8 +195,8 @@ class DuckDBTables(dg.ConfigurableIOManager):
         except duckdb.Error as error:
             db.rollback()
             raise StorageError(
-                f"Table {table_name(key)} in {self.path} can't be written ({error}). The table is as it was before; answers that "
-                "are paid are kept. Drop the table if its columns have changed, then run again."
+                f"Table {table_name(key)} in {self.path} can't be written ({error}). The table is as it was before; "
+                "answers that are paid are kept. Drop the table if its columns have changed, then run again."
             ) from error
         return int(count)
 
