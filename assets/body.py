@@ -22,10 +22,9 @@ from ..resources.errors import (
     ProviderError,
     RefusedError,
     StorageError,
-    UnreachableError,
 )
 from ..resources.home import Home
-from ..resources.ledger import Attempt, AttemptState, Ledger, Origin, Plan, PlanId, PlanState
+from ..resources.ledger import AttemptState, Ledger, Origin, Plan, PlanId, PlanState
 from ..resources.machine import BatchMachine
 from ..resources.providers.openai import BatchResource
 from ..resources.tables import DuckDBTables
@@ -111,6 +110,9 @@ def _new_plan(
     run: RunFacts,
 ) -> Plan:
     ledger = machine.ledger
+    resource.check_ready()
+    if declared.spec.partition_expr and not run.partitions:
+        raise InputError("the table is partitioned; choose the partitions to materialize.")
     asked = declared.spec.request
     spec = replace(declared.spec, request=replace(asked, model=resource.answering(asked.model)))
     plan = PlanId(ledger.clock.token())
@@ -230,18 +232,17 @@ class _Convergence:
                 continue
             try:
                 self._machine.step(attempt)
-            except (BusyError, UnreachableError) as error:
-                self._hopeless(attempt, error)
-                self._context.log.warning(error.message)
             except RefusedError:
                 raise
             except ProviderError as error:
+                if attempt.state is AttemptState.PLANNED:
+                    self._stop_at_once(error)
                 self._context.log.warning(f"{error.message} It will be tried again.")
 
-    def _hopeless(self, attempt: Attempt, error: ProviderError) -> None:
-        """A server that can't be reached when a run asks for the first time is a mistake in the set-up."""
-        unsent = attempt.state is AttemptState.PLANNED and not self._run.plans
-        if unsent and isinstance(error, UnreachableError):
+    def _stop_at_once(self, error: ProviderError) -> None:
+        """A server that can't take a run's very first file is a mistake in the set-up, not a passing trouble."""
+        sent = any(a.send_no for a in self._ledger.attempts.all_of_plan(self._plan.id))
+        if not sent and not self._run.plans and not isinstance(error, BusyError):
             self._give_up(PlanState.FAILED, error.message)
             raise error
 

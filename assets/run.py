@@ -59,7 +59,9 @@ class RunFacts:
     def of(cls, context: dg.AssetExecutionContext) -> RunFacts:
         """Read the run of a context."""
         run, tags = context.run, context.run.tags
-        partitioned = context.has_partition_key or context.has_partition_key_range
+        # A run with a partition may also materialize unpartitioned assets, whole.
+        is_partitioned = context.job_def.asset_layer.get(context.asset_key).partitions_def is not None
+        keyed = context.has_partition_key or context.has_partition_key_range
         selected = sorted(key.to_user_string() for key in context.job_def.asset_layer.selected_asset_keys)
         return cls(
             run_id=run.run_id,
@@ -68,7 +70,7 @@ class RunFacts:
             location=_location(run),
             backfill=tags.get(BACKFILL_TAG),
             selection=tuple(selected),
-            partitions=tuple(context.partition_keys) if partitioned else (),
+            partitions=tuple(context.partition_keys) if is_partitioned and keyed else (),
             carried={name: tags[name] for name in (BACKFILL_TAG, PARTITION_TAG, *RANGE_TAGS) if name in tags},
         )
 

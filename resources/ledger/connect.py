@@ -79,6 +79,10 @@ class Database:
         except (OSError, DatabaseError) as error:
             if isinstance(error, IntegrityError | ProgrammingError):
                 raise  # ours, not the disk's
+            if "not a database" in str(error) or "malformed" in str(error):
+                raise StorageError(
+                    f"The ledger {self._path} is damaged ({error}). Put it back from a backup; nothing was asked."
+                ) from error
             raise StorageError(
                 f"The ledger {self._path} can't be opened or written ({error}). Give {_HOME_VARIABLE} a folder that "
                 "this process may write; runs, daemon and CLI must all use the same one."

@@ -39,6 +39,10 @@ class Encoder(Protocol):
     def count_tokens(self, texts: Sequence[str]) -> Sequence[int]: ...
 
 
+class EngineAwayError(Exception):
+    """What answers is not there at the moment; no row is to blame, and the batch waits."""
+
+
 class Engine(Protocol):
     """Something that answers the bodies of requests: this machine, or a server behind it."""
 

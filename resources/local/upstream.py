@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from ..errors import StorageError
-from .answer import CHAT, EMBEDDINGS
+from .answer import CHAT, EMBEDDINGS, EngineAwayError
 from .wire import Answer, dump_line, error_body, parse_object
 
 _CONCURRENCY = 4
@@ -65,6 +65,9 @@ class Upstream:
                 "POST", url, content=content, headers={"Content-Type": "application/json"}
             ) as response:
                 return _answer(response.status_code, _read(response))
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            # Not a word was said to it, so this is no answer: the batch waits until it is there.
+            raise EngineAwayError(f"the upstream server can't be reached: {error}") from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             return _failure(f"The upstream server could not be asked: {type(error).__name__}: {error}")
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..clock import Clock
-from .answer import Engine
+from .answer import Engine, EngineAwayError
 from .batch import Batch, Progress, Status, move
 from .intake import Chunk, Row, check_input, read_chunk
 from .store import Store
@@ -105,7 +105,7 @@ class Worker:
         elif now >= batch.expires_at:
             self._store.update(batch.id, lambda current: replace(current, overdue=True))
         else:
-            self._answer(batch)
+            return self._answer(batch)
         return True
 
     def _validate(self, batch: Batch) -> None:
@@ -132,18 +132,25 @@ class Worker:
 
         self._store.update(batch.id, advance)
 
-    def _answer(self, batch: Batch) -> None:
+    def _answer(self, batch: Batch) -> bool:
         chunk = read_chunk(self._store.input_path(batch), batch.progress.input_bytes, self._chunk_rows)
-        answers = self._ask(chunk.rows, batch.endpoint)
+        try:
+            answers = self._ask(chunk.rows, batch.endpoint)
+        except EngineAwayError as error:
+            _log.warning("Batch %s waits: %s", batch.id, error)
+            return False
         written = [_writable(batch, row, answer) for row, answer in zip(chunk.rows, answers, strict=True)]
         good = [line for answer, line in written if answer.ok]
         bad = [line for answer, line in written if not answer.ok]
         progress = _advance(batch.progress, chunk, [answer for answer, _ in written])
         self._store.append(batch, b"".join(good), b"".join(bad), progress)
+        return True
 
     def _ask(self, rows: Sequence[Row], endpoint: str) -> Sequence[Answer]:
         try:
             return self._engine.answer([row.body for row in rows], endpoint)
+        except EngineAwayError:
+            raise  # nothing is wrong with the rows
         except Exception:  # noqa: BLE001 - one row must not stop a batch, whatever it did to the engine
             if len(rows) > 1:
                 return [answer for row in rows for answer in self._ask([row], endpoint)]

@@ -58,6 +58,7 @@ class HttpClient:
         if host is None:
             raise UserError(f"{name}: base_url {base_url!r} is not an address; write it as https://host/v1")
         self._name = name
+        self._key = api_key
         self._origin = base_url.rstrip("/")
         self._clock = clock or SystemClock()
         self._attempts = attempts
@@ -168,6 +169,7 @@ class HttpClient:
 
     def _error(self, response: httpx.Response) -> ProviderError:
         status, code, words = response.status_code, *_words(response)
+        words = words.replace(self._key, "***") if self._key else words  # some servers repeat the key they refuse
         what = f"{self._name}: {response.request.method} {response.request.url.path} was answered {status}: {words}"
         wait = _retry_after(response.headers, self._clock.now())
         if status == 401:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from ..errors import UnreachableError
 from ..ledger import default_home
 from .http import HttpClient
 from .openai import BatchResource
@@ -12,6 +15,7 @@ from .profile import LOCAL
 from .protocol import BatchProvider
 
 _ENGINE = "local/all-MiniLM-L6-v2"
+_CONNECT_SECONDS = 5.0
 
 
 class LocalBatch(BatchResource):
@@ -41,6 +45,19 @@ class LocalBatch(BatchResource):
     folder: str | None = None
     idle_seconds: float = 900.0
     min_batch_seconds: float = 0.0
+
+    def check_ready(self) -> None:
+        if self.upstream is None:
+            return
+        address = urlsplit(self.upstream)
+        port = address.port or (443 if address.scheme == "https" else 80)
+        try:
+            socket.create_connection((address.hostname or "", port), timeout=_CONNECT_SECONDS).close()
+        except OSError as error:
+            raise UnreachableError(
+                f"local: no connection to the upstream server {self.upstream} ({error}). Nothing was asked. Start it, "
+                "or correct its address, and run again."
+            ) from error
 
     def answering(self, model: str) -> str:
         # Its answers must never be taken for those of a paid model that was only tried out under its name.

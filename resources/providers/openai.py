@@ -23,6 +23,9 @@ class BatchResource(dg.ConfigurableResource[BatchProvider], ABC):
     def provider(self) -> BatchProvider:
         """A client for the provider; made where it is used, never shared between processes."""
 
+    def check_ready(self) -> None:
+        """Raise `ProviderError` if it is known already that nothing could be answered; called before planning."""
+
     def answering(self, model: str) -> str:
         """What answers when `model` is asked for; it is part of the question, so of what may be reused."""
         return model

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..duck import literal
+from ..errors import InputError
 from ..request import Operation, RequestSpec
 from .profile import Profile
 
@@ -28,19 +29,25 @@ def request_body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
 
 
 def line_parts(profile: Profile, spec: RequestSpec) -> tuple[str, str, str]:
-    """A request line cut at its two variable places: … custom_id … prompt as JSON …; the last part ends the line."""
+    """A request line cut at its two variable places: … custom_id … prompt as JSON …; the last part ends the line.
+
+    Raises:
+        InputError: The task's parameters have a field of their own where the prompt goes.
+    """
     # The marker stands in quotes, and JSON escapes quotes, so it can't occur in the user's own words by chance
     # unless they are the whole of another value; the prompt's place is the last such value in "messages"/"input".
     body = request_body(spec, _HERE)
+    holder = "input" if spec.operation is Operation.EMBEDDING else "messages"
+    if holder in spec.parameters:
+        raise InputError(f"parameters may not have {holder!r}: the prompt goes there. Use prompt and instruction.")
     url = profile.endpoints[spec.operation]
-    dumped = json.dumps({"method": "POST", "url": url, "body": _prompt_last(body)}, ensure_ascii=False)
+    dumped = json.dumps({"method": "POST", "url": url, "body": _last(holder, body)}, ensure_ascii=False)
     before, after = dumped.rsplit(json.dumps(_HERE), 1)
     return '{"custom_id": "', '", ' + before[1:], after + "\n"
 
 
-def _prompt_last(body: Mapping[str, Any]) -> dict[str, Any]:
+def _last(holder: str, body: Mapping[str, Any]) -> dict[str, Any]:
     """The same body with the field that holds the prompt at its end."""
-    holder = "input" if "input" in body else "messages"
     return {**{k: v for k, v in body.items() if k != holder}, holder: body[holder]}
 
 

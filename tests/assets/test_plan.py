@@ -18,7 +18,7 @@ import stamina
 from dagster_batch_llm.assets import Labels, classify_asset, embed_asset, llm_table
 from dagster_batch_llm.assets.plan import write_plan
 from dagster_batch_llm.assets.task import TaskSpec
-from dagster_batch_llm.resources import InputError, OpenAIBatch
+from dagster_batch_llm.resources import InputError, LocalBatch, OpenAIBatch
 from dagster_batch_llm.resources.duck import connect, rows
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import PlanState
@@ -228,6 +228,30 @@ class _WrongKey(BaseHTTPRequestHandler):
         pass
 
 
+def _same(reviews: pa.Table) -> pa.Table:
+    return reviews
+
+
+class _Portal(_WrongKey):
+    """What a hotel's network answers to everything."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"] or 0))
+        body = b"<html>Please log in</html>"
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+
+@pytest.fixture
+def portal() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Portal) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+        server.shutdown()
+
+
 @pytest.fixture
 def strict_server() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), _WrongKey) as server:
@@ -262,7 +286,30 @@ def ended(house: House, llm: OpenAIBatch) -> str:
 def test_a_wrong_key_fails_the_run_with_the_servers_words(house: House, strict_server: str) -> None:
     message = ended(house, OpenAIBatch(api_key="sk-wrong", base_url=strict_server))
     assert message.startswith("moods: openai: POST /v1/files was answered 401: ")
+    assert "sk-wrong" not in message  # the server repeats the key that it refuses
     assert "The API key is wrong or has expired." in message
+
+
+def test_an_upstream_that_is_not_there_fails_the_run_before_anything_is_planned(house: House, nowhere: str) -> None:
+    message = refused(house, reviews(), moods(), resources={"llm": LocalBatch(upstream=nowhere)})
+    assert message.startswith(f"moods: local: no connection to the upstream server {nowhere}")
+    assert house.ledger.plans.find() == []
+
+
+def test_a_server_that_answers_something_else_fails_the_run_at_the_first_ask(house: House, portal: str) -> None:
+    message = ended(house, OpenAIBatch(api_key="k", base_url=portal))
+    assert "something that is not JSON" in message
+    assert "Is base_url right" in message
+
+
+def test_an_unpartitioned_table_in_a_run_with_a_partition_is_made_whole(house: House) -> None:
+    dated = llm_table(
+        name="dated", row_key="id", prompt="{text}", output=Labels(["praise", "complaint"]), llm="llm", model="m",
+        partitions_def=dg.StaticPartitionsDefinition(["a", "b"]), partition_expr="'a'",
+    )(_same)  # fmt: skip
+    assert house.run(reviews(), moods(), dated, partition="a").success
+    written = house.tables.query("SELECT count(*) AS n FROM moods").to_pylist()
+    assert written == house.tables.query("SELECT count(*) AS n FROM reviews").to_pylist()
 
 
 def test_a_server_that_is_not_there_fails_the_run_with_its_address(house: House, nowhere: str) -> None:

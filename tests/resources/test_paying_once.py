@@ -351,6 +351,28 @@ def test_a_worker_may_die_while_it_reconciles(make_world: MakeWorld) -> None:
         world.paid_once()
 
 
+def test_what_became_of_a_dead_senders_create_is_not_known_for_long(world: World) -> None:
+    world.server.listing_lag = 2 * LEASE_SECONDS
+    attempt = world.ask()
+
+    def killed(request: httpx.Request, serve: Serve) -> httpx.Response:
+        serve()
+        raise Died
+
+    world.server.on(CREATE, killed)
+    with pytest.raises(Died):
+        world.machine("dead").send(attempt.id)
+    assert world.state(attempt) is AttemptState.CREATING
+    world.machine("early").reconcile(attempt.id)
+    assert world.state(attempt) is AttemptState.CREATING
+    world.clock.sleep(LEASE_SECONDS + 1.0)
+    world.machine("late").reconcile(attempt.id)
+    assert world.state(attempt) is AttemptState.AMBIGUOUS
+    world.finish(attempt)
+    world.paid_once()
+    assert world.server.creates() == 1
+
+
 def test_a_sender_that_slept_through_its_lease_writes_nothing(world: World) -> None:
     attempt = world.ask()
 

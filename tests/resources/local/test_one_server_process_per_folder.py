@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -194,14 +196,29 @@ def test_other_settings_restart_the_server_and_the_same_ones_do_not(home: Path) 
     assert ensure_server(home, upstream=NOWHERE, upstream_key="k") == second
 
 
+@pytest.fixture
+def hangs_up() -> Iterator[str]:
+    """A server that takes every connection and says nothing, so that each row fails at once."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
 def test_an_idle_server_stops_by_itself_but_not_while_a_batch_is_open(
-    home: Path, connect: Callable[[LocalServer], openai.OpenAI]
+    home: Path, connect: Callable[[LocalServer], openai.OpenAI], hangs_up: str
 ) -> None:
-    server = ensure_server(home, upstream=NOWHERE, idle_seconds=0.2, min_batch_seconds=0.6)
+    server = ensure_server(home, upstream=hangs_up, idle_seconds=0.2, min_batch_seconds=0.6)
     submit(connect(server), CHAT, [{"model": "any"}])
     while is_alive(home):
         wait()
-    again = ensure_server(home, upstream=NOWHERE)
+    again = ensure_server(home, upstream=hangs_up)
     assert again.pid != server.pid
     (batch,) = connect(again).batches.list()
     assert batch.status == "completed"

@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from dagster_batch_llm.resources.errors import StorageError
-from dagster_batch_llm.resources.local.answer import CHAT, EMBEDDINGS
+from dagster_batch_llm.resources.local.answer import CHAT, EMBEDDINGS, EngineAwayError
 from dagster_batch_llm.resources.local.upstream import Upstream
 
 Handler = Callable[[httpx.Request], httpx.Response]
@@ -95,10 +95,14 @@ def reply_with(status: int, **content: Any) -> Handler:
     return lambda _: httpx.Response(status, **content)
 
 
+def test_a_server_that_is_not_there_gives_no_row_an_answer(make_upstream: Callable[..., Upstream]) -> None:
+    with pytest.raises(EngineAwayError, match="can't be reached"):
+        make_upstream(fail_with(httpx.ConnectError("refused"))).answer([{"n": 0}, {"n": 1}], CHAT)
+
+
 @pytest.mark.parametrize(
     ("handler", "status", "word"),
     [
-        (fail_with(httpx.ConnectError("refused")), 502, "refused"),
         (fail_with(httpx.ReadTimeout("too slow")), 502, "too slow"),
         (reply_with(200, text="<html>"), 502, "not a JSON object"),
         (reply_with(200, content=b"[" * 100_000), 502, "not a JSON object"),

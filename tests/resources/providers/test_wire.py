@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from dagster_batch_llm.resources.duck import connect, rows
+from dagster_batch_llm.resources.errors import InputError
 from dagster_batch_llm.resources.providers.profile import OPENAI
 from dagster_batch_llm.resources.providers.wire import line_bytes_sql, line_parts, line_sql, request_body
 from dagster_batch_llm.resources.request import Operation, RequestSpec
@@ -32,6 +34,12 @@ def test_the_official_package_takes_our_bodies() -> None:
 def test_nothing_is_said_that_was_not_declared() -> None:
     spec = RequestSpec(operation=Operation.CHAT, model="m")
     assert request_body(spec, "hello") == {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+
+
+@pytest.mark.parametrize(("spec", "holder"), [(CHAT, "messages"), (EMBEDDING, "input")], ids=["chat", "embedding"])
+def test_parameters_can_not_take_the_prompts_place(spec: RequestSpec, holder: str) -> None:
+    with pytest.raises(InputError, match=f"parameters may not have '{holder}'"):
+        line_parts(OPENAI, replace(spec, parameters={holder: "mine"}))
 
 
 @pytest.mark.parametrize("spec", [CHAT, EMBEDDING], ids=["chat", "embedding"])
