@@ -77,6 +77,7 @@ class FakeOpenAI:
         seconds: How long a batch takes; it is paid when it is through.
         listing_lag: A batch is listed only so many seconds after it was created.
         skew: The server's clock minus ours.
+        keeps_metadata: Whether a batch is shown with the metadata that it was created with.
         problem: If set, the next batches fail validation with it, unpaid.
         bill: How often each prompt was paid.
         seen: ``METHOD /path`` of each request that arrived.
@@ -86,6 +87,7 @@ class FakeOpenAI:
     seconds: float = 60.0
     listing_lag: float = 0.0
     skew: float = 0.0
+    keeps_metadata: bool = True
     problem: dict[str, Any] | None = None
     answer: Answer = chat_answer
     bill: Counter[str] = field(default_factory=Counter[str])
@@ -184,7 +186,7 @@ class FakeOpenAI:
             "endpoint": body["endpoint"],
             "input_file_id": body["input_file_id"],
             "completion_window": body["completion_window"],
-            "metadata": body["metadata"],
+            "metadata": body["metadata"] if self.keeps_metadata else None,
             "status": "validating",
             "created_at": int(self.clock.now() + self.skew),
             "expires_at": int(self.clock.now() + self.skew + 86400),

@@ -80,6 +80,15 @@ def test_a_reply_that_names_no_batch_is_a_lost_reply(world: World, body: object)
     world.paid_once()
 
 
+def test_a_batch_is_known_by_its_file_where_the_server_forgets_metadata(world: World) -> None:
+    world.server.keeps_metadata = False
+    attempt = world.ask()
+    world.server.on(CREATE, reply_lost)
+    world.finish(attempt)
+    world.paid_once()
+    assert world.server.creates() == 1
+
+
 def test_a_lagging_listing_is_waited_for(world: World) -> None:
     world.server.listing_lag = 100.0
     attempt = world.ask()
