@@ -76,6 +76,8 @@ def collect_requests(context: dg.SensorEvaluationContext, ledger: Ledger, plans:
     for name, group in groupby(sorted(plans, key=lambda plan: (plan.origin, plan.seq)), key=lambda plan: plan.origin):
         try:
             movable = _movable(context, ledger, graph, list(group))
+            if _is_under_way(context.instance, ledger, name, movable):
+                continue
             request = _request(context.instance, ledger, graph, ledger.plans.origin(name), movable) if movable else None
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one origin, the others go on
             context.log.error(f"The tables of run {name} are set aside in this tick: {error!r}")
@@ -84,6 +86,17 @@ def collect_requests(context: dg.SensorEvaluationContext, ledger: Ledger, plans:
         if request is not None:
             requests.append(request)
     return requests
+
+
+def _is_under_way(instance: DagsterInstance, ledger: Ledger, origin: str, movable: Sequence[Plan]) -> bool:
+    """Whether the origin run itself goes on: until it has ended, a parent of a descendant may still be at work in it.
+
+    A keeper that makes room for its successor goes on too; it is what the successor is for.
+    """
+    run = instance.get_run_by_id(origin)
+    if run is None or run.is_finished:
+        return False
+    return not any(_lacks_keeper(instance, ledger, plan) for plan in movable)
 
 
 def _movable(
