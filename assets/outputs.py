@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -182,9 +183,12 @@ Output = Labels | Vector | Text | Fields
 
 def as_output(output: Output | type[BaseModel]) -> Output:
     """What a user wrote for ``output=``: a pydantic model stands for its fields."""
-    if isinstance(output, type):
-        return Fields(output)
-    return output
+    if isinstance(output, Labels | Vector | Text | Fields):
+        return output
+    # Checked although it is typed: notebooks are not.
+    if not (inspect.isclass(output) and issubclass(output, BaseModel)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"output is a pydantic model, Labels, Vector or Text, got {output!r}.")
+    return Fields(output)
 
 
 __all__ = ["Column", "Fields", "Labels", "Output", "Text", "Vector", "as_output"]
