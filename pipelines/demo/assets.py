@@ -134,7 +134,7 @@ def topic_report(
     function_summaries: pd.DataFrame,
     function_vectors: pd.DataFrame,
 ) -> pa.Table:
-    """Per topic: how many functions, how often label and nearest vector are right, what they are like, and one of them."""
+    """Per topic: how many functions, how often label and nearest vector are right, and what they are like."""
     engine = duckdb.connect()
     engine.register("functions", stdlib_functions)
     engine.register("topics", function_topics)
