@@ -1,7 +1,6 @@
 """`enrich_asset`: several typed columns per row."""
 
-from __future__ import annotations
-
+# The model of the docstring's example is run here, and pydantic looks up annotations that are strings in this file.
 from typing import Unpack
 
 import dagster as dg

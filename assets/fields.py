@@ -16,6 +16,7 @@ from enum import Enum
 from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
+from pydantic.errors import PydanticUndefinedAnnotation
 from pydantic.fields import FieldInfo
 
 from ..resources.duck import literal, quoted
@@ -127,6 +128,13 @@ def _fields(model: type[BaseModel], where: str, inside: tuple[type[BaseModel], .
     called = where.rstrip(".") or model.__name__
     if model in inside:
         raise InputError(f"{called}: {model.__name__} holds itself, which no table can have a column for.")
+    try:
+        model.model_rebuild()
+    except PydanticUndefinedAnnotation as error:
+        raise InputError(
+            f"{called}: {model.__name__} has an annotation that is not known at run time ({error.name!r}); import it "
+            "outside of `if TYPE_CHECKING`."
+        ) from error
     if not model.model_fields:
         raise InputError(f"{called}: {model.__name__} has no fields, so there is nothing to ask for.")
     decorated = model.__pydantic_decorators__

@@ -29,7 +29,7 @@ _UNPARTITIONED = (
     "question_vectors",
     "topic_report",
 )
-_LOCAL_SECONDS = 180.0
+_LOCAL_SECONDS = 300.0
 _PAID_SECONDS = 26 * 3600.0
 
 

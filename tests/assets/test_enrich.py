@@ -85,11 +85,14 @@ def test_a_column_keeps_its_type_when_every_row_failed(house: House) -> None:
 
 def test_an_answer_that_breaks_the_model_is_an_error_row_beside_good_ones(house: House) -> None:
     broken = {**GOOD, "dishes": [SOUP, {"name": "tea", "price": "free"}]}
-    house.server.rule = by_text({"a": answered(json.dumps(broken)), "b": answered(json.dumps(GOOD))})
-    house.done(reviews("a", "b"), details())
+    house.server.rule = by_text(
+        {"a": answered(json.dumps(broken)), "b": answered(json.dumps(GOOD)), "c": answered("I'd say happy.")}
+    )
+    house.done(reviews("a", "b", "c"), details())
     assert house.rows("details", "id, status, error, dishes") == [
         (0, "invalid", 'dishes[1].price is "free", not a number', None),
         (1, "ok", None, [SOUP]),
+        (2, "invalid", "the answer is not JSON", None),
     ]
     assert house.server.prompts.count("a") == 3  # an unusable answer may be luck
     assert house.server.prompts.count("b") == 1

@@ -271,3 +271,12 @@ def test_a_type_that_cannot_be_a_column_is_refused_by_name(annotation: Any, show
 def test_what_sql_cannot_check_or_hold_is_refused(annotation: Any, says: str) -> None:
     with pytest.raises(InputError, match=says):
         Fields(create_model("Wrong", broken=(annotation, ...)))
+
+
+class Later(BaseModel):
+    name: Unknown  # noqa: F821  # pyright: ignore[reportUndefinedVariable]
+
+
+def test_an_annotation_that_leads_nowhere_is_refused_by_name() -> None:
+    with pytest.raises(InputError, match="Later has an annotation that is not known at run time \\('Unknown'\\)"):
+        Fields(Later)
