@@ -15,6 +15,8 @@ defs = dg.Definitions.merge(
         assets=[
             assets.stdlib_functions,
             assets.function_topics,
+            assets.function_traits,
+            assets.function_summaries,
             assets.function_vectors,
             assets.question_vectors,
             assets.topics_by_group,

@@ -50,7 +50,7 @@ class Block:
         # Blank lines before it make line numbers those of the page.
         source = "\n" * (self.line - 1) + self.text
         try:
-            exec(compile(source, str(self.page), "exec"), vars(module))
+            exec(compile(source, str(self.page), "exec", dont_inherit=True), vars(module))
         except Exception:  # noqa: BLE001 - whatever an example does wrong, the reader wants to know where
             pytest.fail(f"The example at {self} does not run.\n{traceback.format_exc()}", pytrace=False)
         return vars(module)

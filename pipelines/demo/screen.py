@@ -16,6 +16,12 @@ from .settings import DUCKDB, MODEL, PROVIDER
 _SAMPLES = (
     ("function_topics", "SELECT function_id, topic, status FROM function_topics ORDER BY sha256(function_id) LIMIT 4"),
     (
+        "function_traits",
+        """SELECT function_id, kind_of_use, side_effects, returns_iterator
+        FROM function_traits ORDER BY sha256(function_id) LIMIT 4""",
+    ),
+    ("function_summaries", "SELECT function_id, summary FROM function_summaries ORDER BY sha256(function_id) LIMIT 4"),
+    (
         "function_vectors",
         """SELECT function_id, vector[1:3]::FLOAT[]::VARCHAR || ' … ' || typeof(vector) AS vector
         FROM function_vectors ORDER BY sha256(function_id) LIMIT 3""",
@@ -25,7 +31,7 @@ _SAMPLES = (
         """SELECT partition_key, count(*) AS functions, mode(topic) AS most_frequent_topic
         FROM topics_by_group GROUP BY ALL ORDER BY ALL""",
     ),
-    ("topic_report", "SELECT * FROM topic_report"),
+    ("topic_report", "SELECT * EXCLUDE (first_summary) FROM topic_report"),
 )
 _SEARCH = """
     SELECT f.function_id, left(s.docstring, 60) AS docstring,
