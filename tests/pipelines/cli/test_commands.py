@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -214,3 +215,11 @@ def test_the_command_is_installed(world: World) -> None:
 
 def test_the_page_of_the_docs_is_current() -> None:
     assert (ROOT / "docs" / "cli.md").read_text().rstrip("\n") == page().rstrip("\n"), "run `make docs`"
+
+
+def test_every_command_that_the_readme_names_exists() -> None:
+    named = set(
+        re.findall(r"^\$ dagster-batch-llm ([\w ]+?)(?: {2,}|$)", (ROOT / "README.md").read_text(), re.MULTILINE)
+    )
+    assert {"status", "watch", "tables"} <= named
+    assert {f"## `dagster-batch-llm {name}`" for name in named} <= set(page().splitlines())
