@@ -304,7 +304,7 @@ class _Convergence:
             self._context.log.info(f"{unsent} request(s) that were not sent yet have been given up.")
 
     def _cancel(self) -> None:
-        if self._run.plans:
-            return  # only this collect run was cancelled: another one follows
+        if self._plan.run != self._run.run_id:
+            return  # only a collect run was cancelled: another one follows
         with contextlib.suppress(StorageError):
             self._give_up(PlanState.CANCELLED, f"run {self._run.run_id} was cancelled")

@@ -28,10 +28,11 @@ def batch_llm_sensor(*, minimum_interval_seconds: int = 15) -> dg.SensorDefiniti
         minimum_interval_seconds: Seconds between two ticks; each batch has its own, longer back-off.
     """
 
-    # Dagster refuses a tick in which any request names an asset outside of the sensor's target.
+    # Dagster refuses a tick in which any request names an asset outside of the sensor's selection. As a `target` the
+    # selection would become one job, and then all assets of a code location had to be partitioned alike.
     @dg.sensor(  # pyright: ignore[reportUnknownMemberType]
         name=SENSOR_NAME,
-        target=dg.AssetSelection.all(),
+        asset_selection=dg.AssetSelection.all(),
         minimum_interval_seconds=minimum_interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Polls batches that are out, and starts a run when their answers can be collected.",

@@ -28,6 +28,9 @@ def main(*, ui: bool) -> int:
     except BatchLLMError as error:
         console.print(f"[red]The demo failed:[/red] {error.message}", markup=True, highlight=False)
         return 1
+    except KeyboardInterrupt:
+        console.print("\nStopped. What was sent is in the demo's ledger: make demo goes on from there.")
+        return 130
     return 0
 
 

@@ -55,15 +55,13 @@ def play(console: Console, clock: Clock) -> None:
     console.print("Starting Dagster: webserver, daemon, code location …")
     # Dagster's processes race for making their databases, so the instance is opened before they start.
     with DagsterInstance.from_config(env["DAGSTER_HOME"]) as instance, running(clock) as graphql:
-        first = clock.now()
         console.print("\n[bold]Act 1.[/bold] Materialize all: the run plans, asks and lets go; the sensor collects.")
         stage = _Stage(console, clock, ledger, instance)
         origin = graphql.materialize(_UNPARTITIONED)
         stage.wait_until(lambda: _is_over(instance, ledger, origin), origin)
         console.print(f"\n[bold]Act 2.[/bold] A backfill of topics_by_group, {len(MODULE_GROUPS)} partitions.")
         backfill = _backfill(graphql, stage)
-        plans = [plan for plan in ledger.plans.find() if plan.created_at >= first]
-        played = Played(plans, *_two_runs(instance, origin), backfill)
+        played = Played(stage.plans, *_two_runs(instance, origin), backfill)
     _check(instance, played, fresh=fresh)
     epilogue(console, played.plans, let_go=played.let_go, collected=played.collected, ledger=ledger)
     console.print(f"\nSee it in Dagster's UI: [bold]make dev[/bold]. Everything lies in {STATE.name}/.")
@@ -77,9 +75,16 @@ class _Stage:
         self._clock = clock
         self._ledger = ledger
         self._instance = instance
+        self._waited_for: list[str] = []
+
+    @property
+    def plans(self) -> Sequence[Plan]:
+        """All plans that were waited for."""
+        return [plan for name in self._waited_for for plan in self._ledger.plans.of_origin_or_backfill(name)]
 
     def wait_until(self, is_over: Callable[[], bool], origin: str) -> None:
         """Wait for an end, which is near on this machine and may be a day away at a provider."""
+        self._waited_for.append(origin)
         until = self._clock.monotonic() + (_LOCAL_SECONDS if PROVIDER == "local" else _PAID_SECONDS)
         with Live(batches(self._ledger, origin), console=self._console, refresh_per_second=4) as live:
             while not is_over():

@@ -182,7 +182,7 @@ class Attempts:
             return [Send(**row) for row in rows.mappings()]
 
     def links(self, attempt: AttemptId, *, rejected: bool = False) -> list[Link]:
-        """An attempt's batches, the survivor first; or those that the provider rejected unpaid, before it had others."""
+        """An attempt's batches, the survivor first; or the earlier ones, which the provider rejected unpaid."""
         table = schema.link
         columns = [table.c[field.name] for field in fields(Link)]
         # A submission's links are written with it, so older ones are of a submission that was taken back.

@@ -154,7 +154,7 @@ class Plans:
             _P.c.asset == plan.asset,
             _P.c.seq > plan.seq,
             _P.c.state == PlanState.DONE,
-            _P.c.location == plan.location,
+            _P.c.location.is_not_distinct_from(plan.location),
         )
         mine = set(plan.partitions)
         return any(mine <= set(other.partitions) and bool(mine) == bool(other.partitions) for other in later)

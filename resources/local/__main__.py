@@ -91,14 +91,16 @@ def _serve(home: Home, arguments: Arguments) -> int:
         identity = {"pid": os.getpid(), "settings": arguments.settings}
         app = make_app(Parts(store, engine, worker, activity, clock, home.token(), identity))
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2)
-        return _run(uvicorn.Server(config), listener, _Threads(worker, store, activity, arguments.idle_seconds))
+        threads = _Threads(worker, store, activity, folder=home.folder, idle_seconds=arguments.idle_seconds)
+        return _run(uvicorn.Server(config), listener, threads)
 
 
 class _Threads:
-    """The worker, and the watch that ends an idle server."""
+    """The worker, and the watch that ends a server that is idle or whose folder is gone."""
 
-    def __init__(self, worker: Worker, store: Store, activity: Activity, idle_seconds: float) -> None:
+    def __init__(self, worker: Worker, store: Store, activity: Activity, *, folder: Path, idle_seconds: float) -> None:
         self._worker = worker
+        self._folder = folder
         self._store = store
         self._activity = activity
         self._idle_seconds = idle_seconds
@@ -130,7 +132,9 @@ class _Threads:
 
     def _watch(self, server: uvicorn.Server) -> None:
         while not self._stop.wait(max(0.05, min(1.0, self._idle_seconds / 4))):
-            if self._activity.idle_seconds() >= self._idle_seconds and not self._store.open_batches():
+            # Nobody can find a server whose folder was deleted, so it would only take up memory.
+            idle = self._activity.idle_seconds() >= self._idle_seconds and not self._store.open_batches()
+            if idle or not self._folder.exists():
                 server.should_exit = True
                 return
 

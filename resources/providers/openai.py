@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import dagster as dg
 
-from ..errors import MissingSecretError
+from ..errors import MissingSecretError, UserError
 from .http import HttpClient
 from .openai_shape import OpenAIShape
 from .profile import OPENAI, Profile
@@ -29,7 +29,10 @@ class BatchResource(dg.ConfigurableResource[BatchProvider], ABC):
 
     def limited(self, profile: Profile) -> Profile:
         """The profile with this resource's own, smaller limit."""
-        return replace(profile, max_rows=min(profile.max_rows, self.max_rows_per_batch or profile.max_rows))
+        wanted = self.max_rows_per_batch
+        if wanted is not None and wanted < 1:
+            raise UserError(f"{profile.name}: max_rows_per_batch is {wanted}; a batch has at least one row.")
+        return replace(profile, max_rows=min(profile.max_rows, wanted or profile.max_rows))
 
 
 class OpenAIBatch(BatchResource):
@@ -43,7 +46,7 @@ class OpenAIBatch(BatchResource):
         max_rows_per_batch: Cut into smaller batches than the provider's limit of 50,000 rows.
 
     Raises:
-        MissingSecretError: The key is empty.
+        MissingSecretError: The key is empty, or can't be one.
     """
 
     api_key: str
@@ -51,11 +54,13 @@ class OpenAIBatch(BatchResource):
     completion_window: str = "24h"
 
     def provider(self) -> BatchProvider:
-        if not self.api_key.strip():
+        key = self.api_key.strip()  # a key that was read from a file often ends its line
+        if not (key and key.isascii() and key.isprintable()):
+            wrong = "has characters that no key has" if key else "is empty"
             raise MissingSecretError(
-                "openai: the API key is empty. Set OPENAI_API_KEY in the environment of Dagster's code location and "
+                f"openai: the API key {wrong}. Set OPENAI_API_KEY in the environment of Dagster's code location and "
                 'pass api_key=dg.EnvVar("OPENAI_API_KEY"). Nothing was sent.'
             )
-        http = HttpClient(name=OPENAI.name, base_url=self.base_url, api_key=self.api_key)
+        http = HttpClient(name=OPENAI.name, base_url=self.base_url, api_key=key)
         window = self.completion_window
         return OpenAIShape(self.limited(OPENAI), http, account=self.base_url.rstrip("/"), window=window)

@@ -52,6 +52,11 @@ by_group = classify_asset(
 )
 
 
+@dg.asset(partitions_def=dg.DailyPartitionsDefinition("2026-01-01"))
+def daily() -> None:
+    """Partitioned in another way than `by_group`, as in most code locations."""
+
+
 @dg.asset(io_manager_key="tables", ins={"topics": dg.AssetIn(TOPICS_NAME), "vectors": dg.AssetIn("vectors")})
 def report(context: dg.AssetExecutionContext, topics: pd.DataFrame, vectors: pd.DataFrame) -> pd.DataFrame:
     joined = topics.merge(vectors, on="review_id")
@@ -86,7 +91,7 @@ class DeadlyBatch(LocalBatch):
 tables = DuckDBTables(path=str(HERE / "warehouse.duckdb"))
 defs = dg.Definitions.merge(
     dg.Definitions(
-        assets=[reviews, topics, vectors, by_group, report],
+        assets=[reviews, topics, vectors, by_group, daily, report],
         jobs=[job],
         schedules=[schedule],
         # Half the processes, so half the time; the test that kills one needs the default.

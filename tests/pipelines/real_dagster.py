@@ -47,7 +47,7 @@ class RealDagster:
     def tables(self) -> DuckDBTables:
         return DuckDBTables(path=str(self.home / "warehouse.duckdb"))
 
-    def wait(self, what: str, condition: Callable[[], bool], seconds: float = 90.0) -> None:
+    def wait(self, what: str, condition: Callable[[], bool], seconds: float = 150.0) -> None:
         """Wait until a condition holds; a test that waits in vain shows Dagster's log."""
         until = time.monotonic() + seconds
         while not condition():
@@ -63,7 +63,7 @@ class RealDagster:
         assert run is not None
         return run
 
-    def wait_for_run(self, run_id: str, seconds: float = 90.0) -> DagsterRun:
+    def wait_for_run(self, run_id: str, seconds: float = 150.0) -> DagsterRun:
         self.wait(f"the end of run {run_id}", lambda: self.run(run_id).is_finished, seconds)
         return self.run(run_id)
 

@@ -133,9 +133,10 @@ class FakeOpenAI:
             self.bill[line["body"]["messages"][-1]["content"]] += 1
         content = "".join(json.dumps(self.answer(line)) + "\n" for line in reversed(lines))
         counts = {"total": len(lines), "completed": len(lines), "failed": 0}
-        job |= {"status": "completed", "output_file_id": self._store(content.encode()), "request_counts": counts}
+        job |= {"status": "completed", "output_file_id": self.store(content.encode()), "request_counts": counts}
 
-    def _store(self, content: bytes) -> str:
+    def store(self, content: bytes) -> str:
+        """Keep a file; gives its id."""
         name = self._name("file")
         self.files[name] = content
         return name
@@ -157,7 +158,7 @@ class FakeOpenAI:
         parts = request.url.path.removeprefix("/v1/").split("/")
         match request.method, parts:
             case "POST", ["files"]:
-                return self._json({"id": self._store(_uploaded(request)), "object": "file"})
+                return self._json({"id": self.store(_uploaded(request)), "object": "file"})
             case "DELETE", ["files", name]:
                 return self._missing("file") if self.files.pop(name, None) is None else self._json({"deleted": True})
             case "GET", ["files", name, "content"]:

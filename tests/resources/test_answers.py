@@ -4,13 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from dagster_batch_llm.resources.answers import (
+    MANIFEST_COLUMNS,
     MAX_TRIES,
     MAX_UNRUN,
-    MANIFEST_COLUMNS,
     Parsed,
     best_sql,
     parse_results,
@@ -240,10 +240,11 @@ _JSON = st.recursive(
 )
 
 
-def _put(tree: Any, place: str, value: Any) -> Any:
+def _put(tree: object, place: str, value: object) -> object:
     if isinstance(tree, dict):
-        return {k: value if k == place else _put(v, place, value) for k, v in tree.items()}  # pyright: ignore
-    return [_put(item, place, value) for item in tree] if isinstance(tree, list) else tree  # pyright: ignore
+        fields = cast("dict[str, object]", tree)
+        return {name: value if name == place else _put(field, place, value) for name, field in fields.items()}
+    return [_put(item, place, value) for item in cast("list[object]", tree)] if isinstance(tree, list) else tree
 
 
 @settings(max_examples=60, deadline=None)
@@ -256,7 +257,7 @@ def test_whatever_comes_back_the_sums_add_up(
     outcomes(folder)
 
 
-# ---- what is still to be asked --------------------------------------------------------------------------------------
+# ---- what is still to be asked ----
 
 
 def _unanswered(folder: Path, files: Sequence[Sequence[tuple[str, str]]], opened: Sequence[str] = ()) -> set[str]:

@@ -44,7 +44,7 @@ def test_an_undisturbed_batch_is_paid_once(world: World) -> None:
     assert world.ledger.attempts.incidents() == []
 
 
-# ---- the create's reply is not what it should be ------------------------------------------------------------------
+# ---- the create's reply is not what it should be ----
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_lost_create_is_asked_again_only_when_it_can_no_longer_arrive(world: W
     machine.send(attempt.id)
     given_up: float | None = None
     while world.state(attempt) is AttemptState.AMBIGUOUS:
-        world.clock.sleep(15.0)
+        world.clock.sleep(30.0)
         machine.reconcile(attempt.id)
         given_up = world.clock.now() - started
     assert given_up is not None
@@ -163,7 +163,7 @@ def test_a_batch_that_turns_up_while_its_file_is_revoked_is_adopted(make_world: 
     assert len(world.server.batches) == 1
 
 
-# ---- the provider says no -----------------------------------------------------------------------------------------
+# ---- the provider says no ----
 
 
 def test_a_busy_provider_is_asked_later(world: World) -> None:
@@ -286,7 +286,7 @@ def test_an_upload_that_keeps_failing_is_postponed(world: World) -> None:
     world.paid_once()
 
 
-# ---- workers die, sleep and meet -----------------------------------------------------------------------------------
+# ---- workers die, sleep and meet ----
 
 
 def _until_it_dies(world: World, effects: Effects, attempt_id: str) -> None:
@@ -300,7 +300,7 @@ def _until_it_dies(world: World, effects: Effects, attempt_id: str) -> None:
                 return
             machine.step(attempt)
             machine.poll("llm")
-            world.clock.sleep(61.0)
+            world.clock.sleep(151.0)
     raise AssertionError("it neither died nor finished")
 
 
@@ -323,7 +323,7 @@ def test_a_worker_may_die_before_any_of_its_effects(make_world: MakeWorld, profi
         with pytest.raises(Died):
             _until_it_dies(world, effects, attempt.id)
         world.clock.sleep(LEASE_SECONDS + 1.0)
-        world.finish(attempt)
+        world.finish(attempt, step=301.0)
         try:
             world.paid_once()
         except AssertionError as error:
@@ -347,7 +347,7 @@ def test_a_worker_may_die_while_it_reconciles(make_world: MakeWorld) -> None:
         with pytest.raises(Died):
             _until_it_dies(world, Effects(last), name)
         world.clock.sleep(LEASE_SECONDS + 1.0)
-        world.finish(world.ledger.attempts.find()[0])
+        world.finish(world.ledger.attempts.find()[0], step=301.0)
         world.paid_once()
 
 
@@ -482,7 +482,7 @@ def test_an_attempt_of_another_account_is_left_alone(world: World) -> None:
     assert world.state(attempt) is AttemptState.PLANNED
 
 
-# ---- duplicates ------------------------------------------------------------------------------------------------------
+# ---- duplicates ----
 
 
 def test_of_two_batches_one_survives_and_the_other_is_cancelled_after_the_choice(world: World) -> None:
@@ -574,7 +574,7 @@ def test_a_batch_of_another_application_is_neither_adopted_nor_cancelled(world: 
     assert not [name for name in world.server.seen if name.endswith("/cancel")]
 
 
-# ---- after the create ------------------------------------------------------------------------------------------------
+# ---- after the create ----
 
 
 def test_a_404_right_after_the_create_is_patience(world: World) -> None:
@@ -699,7 +699,7 @@ def test_files_that_trail_the_status_are_waited_for(world: World) -> None:
     machine.poll("llm")
     job = world.server.batches["batch-1"]
     output = job.pop("output_file_id")
-    job["error_file_id"] = world.server._store(b"")
+    job["error_file_id"] = world.server.store(b"")
     job["request_counts"] = {"total": 3, "completed": 2, "failed": 1}
     machine.collect(attempt.id)
     assert world.state(attempt) is AttemptState.SUBMITTED
@@ -716,7 +716,7 @@ def test_a_file_that_trails_the_first_fetch_is_not_mistaken_for_it(world: World)
     machine.poll("llm")
     job = world.server.batches["batch-1"]
     output = job.pop("output_file_id")
-    job["error_file_id"] = world.server._store(b'{"custom_id": "nobody"}\n')
+    job["error_file_id"] = world.server.store(b'{"custom_id": "nobody"}\n')
     job["request_counts"] = {"total": 3, "completed": 0, "failed": 1}
     with pytest.raises(Died), Effects(6).watched():
         machine.collect(attempt.id)

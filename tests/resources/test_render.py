@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -139,6 +140,6 @@ def test_shards_keep_both_limits_and_lose_no_row(sizes: list[int], max_rows: int
     for start, end in shards:
         assert 1 <= end - start <= max_rows
         assert sum(sizes[start:end]) <= max_bytes or end - start == 1
-    for (start, end), (_, after) in zip(shards, shards[1:], strict=False):
+    for (start, end), (_, after) in itertools.pairwise(shards):
         full = end - start == max_rows or sum(sizes[start : end + 1]) > max_bytes
         assert full, f"{(start, end)} could have taken a row of {(end, after)}"

@@ -34,7 +34,7 @@ def written(tables: DuckDBTables, tmp_path: Path, ids: list[int], *, key: dg.Ass
     return tables.replace(key, file, types=TYPES, **options)
 
 
-# ---- replacing -------------------------------------------------------------------------------------------------------
+# ---- replacing ----
 
 
 def test_a_table_is_made_and_replaced_as_a_whole(tables: DuckDBTables, tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_table_is_made_and_replaced_as_a_whole(tables: DuckDBTables, tmp_path:
 
 
 def test_only_the_given_partitions_are_replaced(tables: DuckDBTables, tmp_path: Path) -> None:
-    by_parity = {"partition_expr": "CASE id % 2 WHEN 0 THEN 'even' ELSE 'odd' END"}
+    by_parity: dict[str, Any] = {"partition_expr": "CASE id % 2 WHEN 0 THEN 'even' ELSE 'odd' END"}
     written(tables, tmp_path, [1, 2, 3, 4], **by_parity, partitions=["even", "odd"])
     assert written(tables, tmp_path, [5], **by_parity, partitions=["odd"]) == 1
     assert [row["id"] for row in rows(tables)] == [2, 4, 5]
@@ -96,7 +96,7 @@ def test_vectors_have_one_length(tables: DuckDBTables, tmp_path: Path) -> None:
         tables.replace(KEY, short, types={"id": "BIGINT", "vector": "FLOAT[3]"})
 
 
-# ---- names -----------------------------------------------------------------------------------------------------------
+# ---- names ----
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -129,7 +129,7 @@ def test_the_place_of_a_table_is_shown(tables: DuckDBTables) -> None:
     assert shown["dagster/uri"] == str(Path(tables.path).absolute())
 
 
-# ---- files that can't be used ------------------------------------------------------------------------------------------
+# ---- files that can't be used ----
 
 
 def test_a_folder_that_can_not_be_made_says_so(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_reading_before_anything_was_written_says_so(tables: DuckDBTables, tmp_p
     assert not Path(tables.path).exists()
 
 
-# ---- other processes ---------------------------------------------------------------------------------------------------
+# ---- other processes ----
 
 _HOLDER = """
 import sys, duckdb
@@ -188,9 +188,9 @@ def holder(tables: DuckDBTables, tmp_path: Path) -> Iterator[subprocess.Popen[st
 def test_a_table_that_another_process_holds_names_it(
     tables: DuckDBTables, holder: subprocess.Popen[str], *, read_only: bool
 ) -> None:
-    with pytest.raises(TableLockedError, match=rf"PID {holder.pid}.*0\.2 s.*notebook"):
-        with tables.connection(read_only=read_only):
-            pass
+    named = rf"PID {holder.pid}.*0\.2 s.*notebook"
+    with pytest.raises(TableLockedError, match=named), tables.connection(read_only=read_only):
+        pass
 
 
 def test_a_table_is_waited_for(tables: DuckDBTables, tmp_path: Path, holder: subprocess.Popen[str]) -> None:
@@ -210,17 +210,24 @@ def test_the_file_is_closed_after_each_use(tables: DuckDBTables, tmp_path: Path)
     subprocess.run([sys.executable, "-c", check], check=True, timeout=60)
 
 
-# ---- as an IO manager --------------------------------------------------------------------------------------------------
+# ---- as an IO manager ----
+
+
+def output_context(**fields: Any) -> dg.OutputContext:
+    return dg.build_output_context(**fields)  # pyright: ignore[reportUnknownMemberType]
+
+
+def accepts(_: object, __: object) -> bool:
+    return True
 
 
 def materialized(tables: DuckDBTables, key: dg.AssetKey, value: object, **metadata: str) -> None:
-    context = dg.build_output_context(asset_key=key, definition_metadata=metadata)
-    tables.handle_output(context, value)
+    tables.handle_output(output_context(asset_key=key, definition_metadata=metadata), value)
 
 
 def loaded(tables: DuckDBTables, kind: Any, key: dg.AssetKey = KEY) -> Any:
-    upstream = dg.build_output_context(asset_key=key)
-    wanted = dg.DagsterType(lambda _, __: True, "wanted", typing_type=kind)
+    upstream = output_context(asset_key=key)
+    wanted = dg.DagsterType(accepts, "wanted", typing_type=kind)
     return tables.load_input(dg.build_input_context(asset_key=key, upstream_output=upstream, dagster_type=wanted))
 
 
@@ -275,10 +282,10 @@ def test_partitions_go_through_dagster(tables: DuckDBTables) -> None:
 
     @dg.asset(name="all_seen", ins={"visits": dg.AssetIn(key=["shop", "visits"])})
     def all_seen(visits: pa.Table) -> None:
-        assert sorted(visits["day"].to_pylist()) == ["mon", "tue"]
+        assert {str(day) for day in visits["day"].to_pylist()} == {"mon", "tue"}
 
     resources = {"io_manager": tables}
-    with dg.DagsterInstance.ephemeral() as instance:
+    with dg.instance_for_test() as instance:
         for day in ("mon", "tue", "mon"):
             assert dg.materialize([visits, seen], partition_key=day, resources=resources, instance=instance).success
         assert dg.materialize([visits, all_seen], selection=[all_seen], resources=resources, instance=instance).success
@@ -291,7 +298,7 @@ def test_partitions_go_through_dagster(tables: DuckDBTables) -> None:
 
 def test_a_partitioned_asset_has_to_say_how_its_rows_are_told_apart(tables: DuckDBTables) -> None:
     days = dg.StaticPartitionsDefinition(["mon"])
-    context = dg.build_output_context(asset_key=KEY, partition_key="mon", asset_partitions_def=days)
+    context = output_context(asset_key=KEY, partition_key="mon", asset_partitions_def=days)
     with pytest.raises(StorageError, match=r"shop/reviews is partitioned.*Add metadata=\{'partition_expr'"):
         tables.handle_output(context, FRAME)
 

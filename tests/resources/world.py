@@ -30,7 +30,8 @@ PROMPTS = ("one", "two", "three")
 def write_columns(path: Path, **columns: Sequence[object]) -> Path:
     """A small Parquet file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
+    table = pa.table({name: list(values) for name, values in columns.items()})
+    pq.write_table(table, path)  # pyright: ignore[reportUnknownMemberType]
     return path
 
 
@@ -54,7 +55,7 @@ def a_plan(name: str, task: TaskHash, **fields: object) -> Plan:
         keys=0,
         created_at=0.0,
     )
-    return replace(plan, **fields)  # pyright: ignore[reportArgumentType]
+    return replace(plan, **fields)
 
 
 @dataclass

@@ -16,8 +16,10 @@ from dagster_batch_llm.resources.ledger import (
     Link,
     PlanState,
     Send,
+    schema,
 )
 from dagster_batch_llm.resources.ledger.attempts import LEASE_SECONDS
+from dagster_batch_llm.resources.ledger.connect import Database
 
 from ..world import World
 
@@ -46,15 +48,13 @@ def submitted(world: World) -> Attempt:
     return attempts.adopt(attempt, [a_link(attempt)])
 
 
-# ---- transitions -----------------------------------------------------------------------------------------------------
+# ---- transitions ----
 
 
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(STATES, STATES)))
 def test_only_legal_transitions_are_made(world: World, before: AttemptState, after: AttemptState) -> None:
     attempt = replace(world.ask(), state=before)
-    with world.ledger.attempts._db.write() as c:
-        from dagster_batch_llm.resources.ledger import schema
-
+    with Database(world.folder, world.clock).write() as c:
         c.execute(schema.attempt.update().values(state=before))
     if after in LEGAL[before]:
         assert world.ledger.attempts.move(attempt, after).state is after
@@ -76,7 +76,7 @@ def test_only_a_submitted_attempt_can_be_answered() -> None:
     assert [state for state in STATES if AttemptState.ANSWERED in LEGAL[state]] == [AttemptState.SUBMITTED]
 
 
-# ---- leases and fences -----------------------------------------------------------------------------------------------
+# ---- leases and fences ----
 
 
 WRITES: dict[str, Callable[[Attempts, Attempt], object]] = {
@@ -160,7 +160,7 @@ def test_what_is_due_and_free_is_found(world: World) -> None:
     assert len(attempts.due([AttemptState.PLANNED], "llm")) == 2
 
 
-# ---- sends, links and answers ----------------------------------------------------------------------------------------
+# ---- sends, links and answers ----
 
 
 def test_a_send_and_its_transition_are_one(world: World) -> None:
@@ -209,7 +209,7 @@ def test_an_incident_is_recorded_once(world: World) -> None:
     assert attempts.incidents() == [("duplicate", "batch-1", "first words"), ("duplicate", "batch-2", "x")]
 
 
-# ---- giving up ---------------------------------------------------------------------------------------------------------
+# ---- giving up ----
 
 
 def test_what_was_not_sent_is_given_up(world: World) -> None:

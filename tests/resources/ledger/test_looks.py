@@ -3,8 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from dagster_batch_llm.resources.errors import StorageError
-from dagster_batch_llm.resources.ledger import AnswersFile, Attempt, AttemptId, AttemptState, Ledger, Origin, PlanState
+from dagster_batch_llm.resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Origin
 from dagster_batch_llm.resources.ledger.looks import LOOK_LEASE_SECONDS
 from sqlalchemy.exc import IntegrityError
 
@@ -74,7 +73,7 @@ def test_a_declared_task_keeps_its_fence(ledger: Ledger) -> None:
     assert ledger.looks.spec(SPEC.task) == SPEC
 
 
-# ---- the lease is politeness -----------------------------------------------------------------------------------------
+# ---- the lease is politeness ----
 
 
 def test_a_lease_does_not_move_the_fence(ledger: Ledger) -> None:

@@ -95,7 +95,7 @@ def test_an_opening_may_be_cut_off_anywhere(tmp_path: Path) -> None:
         assert (folder / "answers" / "LEDGER").read_text() == ledger.id
 
 
-# ---- a ledger belongs to its answers --------------------------------------------------------------------------------
+# ---- a ledger belongs to its answers ----
 
 
 def test_an_emptied_ledger_beside_answers_is_refused(known: Path) -> None:
@@ -131,7 +131,7 @@ def test_a_lost_note_of_the_ledgers_id_is_written_again(known: Path) -> None:
     assert Ledger(known).id == note.read_text()
 
 
-# ---- a folder that can't be used --------------------------------------------------------------------------------------
+# ---- a folder that can't be used ----
 
 
 def test_a_file_where_a_folder_is_needed_says_so(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_the_default_home_is_absolute_and_can_be_chosen(monkeypatch: pytest.Monk
         assert default_home() == Path.home() / ".dagster-batch-llm"
 
 
-# ---- many at once ------------------------------------------------------------------------------------------------------
+# ---- many at once ----
 
 
 _OPENER = """

@@ -42,7 +42,7 @@ def test_an_origin_is_written_once(ledger: Ledger) -> None:
     assert [plan.id for plan in ledger.plans.of_origin("run")] == ["plan", "other"]
 
 
-# ---- holds -------------------------------------------------------------------------------------------------------------
+# ---- holds ----
 
 
 def test_a_new_plan_is_held_by_its_run(world: World, ledger: Ledger) -> None:
@@ -64,7 +64,7 @@ def test_a_hold_ends_when_it_is_given_back_or_expires(world: World, ledger: Ledg
     assert ledger.plans.hold(plan.id, "run")
 
 
-# ---- ends --------------------------------------------------------------------------------------------------------------
+# ---- ends ----
 
 
 @pytest.mark.parametrize("state", [state for state in PlanState if state is not PlanState.OPEN])
@@ -143,7 +143,7 @@ def test_of_two_senders_of_a_collect_run_one_may(ledger: Ledger) -> None:
     assert ledger.plans.origin("run") == replace(ORIGIN, generation=1, failures=2, due=9.0)
 
 
-# ---- keepers -----------------------------------------------------------------------------------------------------------
+# ---- keepers ----
 
 
 def test_a_backfill_has_one_keeper(world: World, ledger: Ledger) -> None:

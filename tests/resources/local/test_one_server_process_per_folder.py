@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -279,3 +280,15 @@ def command_line(pid: int) -> str:
     return subprocess.run(
         ["ps", "-ww", "-o", "args=", "-p", str(pid)], check=True, capture_output=True, text=True
     ).stdout
+
+
+def test_a_server_whose_folder_was_deleted_ends_by_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    server = ensure_server(folder, upstream="http://127.0.0.1:9/v1", idle_seconds=600.0)
+    shutil.rmtree(folder)
+    for _ in range(1000):
+        if not Path(f"/proc/{server.pid}").exists() or "zombie" in Path(f"/proc/{server.pid}/status").read_text():
+            return
+        wait()
+    os.kill(server.pid, signal.SIGKILL)
+    raise AssertionError(f"server {server.pid} still runs though its folder is gone")

@@ -11,6 +11,10 @@ def test_a_missing_key_is_told_before_anything_is_sent(key: str) -> None:
         OpenAIBatch(api_key=key).provider()
 
 
+def test_a_key_may_end_its_line() -> None:
+    OpenAIBatch(api_key=" sk-key\n").provider()
+
+
 def test_an_address_is_one_account_however_it_ends() -> None:
     accounts = {OpenAIBatch(api_key="k", base_url=url).provider().account for url in ("https://h/v1", "https://h/v1/")}
     assert accounts == {"https://h/v1"}
@@ -27,7 +31,7 @@ def test_a_batch_has_at_least_one_row(wanted: int) -> None:
         OpenAIBatch(api_key="k", max_rows_per_batch=wanted).provider()
 
 
-@pytest.mark.parametrize("key", ["sk-ä", "sk\nx", "sk\x00"])
+@pytest.mark.parametrize("key", ["sk-ä", "sk\nx", "sk\x00x"])
 def test_a_key_that_can_not_be_sent_is_told(key: str) -> None:
     with pytest.raises(MissingSecretError, match="OPENAI_API_KEY") as caught:
         OpenAIBatch(api_key=key).provider()

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -36,8 +36,11 @@ WHOLE: dict[str, Any] = {
         "data": [{"code": "invalid_json_line", "message": "This line is not JSON.", "line": 3, "param": None}],
     },
 }
-SPARSE = {**dict.fromkeys(WHOLE), **{key: WHOLE[key] for key in ("id", "object", "endpoint", "completion_window")}}
-SPARSE |= {"status": "validating", "created_at": 1800000000, "input_file_id": "file-1"}
+SPARSE: dict[str, Any] = {
+    **dict.fromkeys(WHOLE),
+    **{key: WHOLE[key] for key in ("id", "object", "endpoint", "completion_window", "created_at", "input_file_id")},
+    "status": "validating",
+}
 
 
 @pytest.mark.parametrize("body", [WHOLE, SPARSE], ids=["whole", "sparse"])
@@ -63,7 +66,7 @@ def test_a_batch_is_read_as_the_official_package_reads_it(body: dict[str, Any]) 
     )
 
 
-@pytest.mark.parametrize("status", TheirBatch.model_fields["status"].annotation.__args__)  # pyright: ignore
+@pytest.mark.parametrize("status", get_args(TheirBatch.model_fields["status"].annotation))
 def test_every_status_of_the_official_package_is_known(status: str) -> None:
     batch = parse_batch({**WHOLE, "status": status})
     assert batch.phase is not Phase.UNKNOWN
@@ -94,7 +97,7 @@ def test_a_batch_without_an_id_is_none(body: object) -> None:
         parse_batch(body)
 
 
-# ---- listing ---------------------------------------------------------------------------------------------------------
+# ---- listing ----
 
 
 def make_batches(world: World, number: int) -> list[str]:
@@ -196,7 +199,7 @@ def test_a_listing_is_dated_before_its_first_page(world: World) -> None:
     assert scripted(world, slow).list(0.0).started_at == started
 
 
-# ---- files and cancelling ----------------------------------------------------------------------------------------------
+# ---- files and cancelling ----
 
 
 def fetched(world: World, folder: Path, **files: bytes) -> list[Path]:
