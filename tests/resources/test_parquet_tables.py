@@ -38,7 +38,7 @@ def written(tables: TableStore, tmp_path: Path, ids: list[int], *, key: dg.Asset
     return tables.replace(key, file, types=TYPES, **options)
 
 
-def ids(tables: TableStore) -> list[int]:
+def ids(tables: TableStore) -> list[Any]:
     return tables.query("FROM shop.reviews ORDER BY id")["id"].to_pylist()
 
 
@@ -52,14 +52,22 @@ def by_arrow(file: Path) -> Any:
     return pq.read_table(file)  # pyright: ignore[reportUnknownMemberType]
 
 
+def _anything(_: object, __: object) -> bool:
+    return True
+
+
+def _output(key: dg.AssetKey, **options: Any) -> dg.OutputContext:
+    return dg.build_output_context(asset_key=key, **options)  # pyright: ignore[reportUnknownMemberType]
+
+
 def materialized(tables: TableStore, value: object, *, key: dg.AssetKey = KEY, **metadata: str) -> None:
-    tables.handle_output(dg.build_output_context(asset_key=key, definition_metadata=metadata), value)
+    tables.handle_output(_output(key, definition_metadata=metadata), value)
 
 
 def loaded(tables: TableStore, kind: Any, key: dg.AssetKey = KEY) -> Any:
-    upstream = dg.build_output_context(asset_key=key)
-    wanted = dg.DagsterType(lambda _, __: True, "wanted", typing_type=kind)
-    return tables.load_input(dg.build_input_context(asset_key=key, upstream_output=upstream, dagster_type=wanted))
+    wanted = dg.DagsterType(_anything, "wanted", typing_type=kind)
+    context = dg.build_input_context(asset_key=key, upstream_output=_output(key), dagster_type=wanted)
+    return tables.load_input(context)
 
 
 # ---- replacing ---------------------------------------------------------------------------------------------------
