@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
-from ...assets import classify_asset, embed_asset, enrich_asset, summarize_asset
+from ...assets import Vector, classify_asset, embed_asset, enrich_asset, llm_table, summarize_asset
 from .settings import EMBED_MODEL, MODEL, ROWS
 from .stdlib import stdlib_functions as read_stdlib
 from .topics import MODULE_GROUPS, TOPICS
@@ -98,17 +98,21 @@ function_vectors = embed_asset(
     description="What a function is about, as a vector.",
 )
 
-question_vectors = embed_asset(
-    name="question_vectors",
-    source=f"SELECT 1 AS question_id, '{QUESTION}' AS question FROM stdlib_functions LIMIT 1",
+
+@llm_table(
     row_key="question_id",
     keep=["question"],
     prompt="{question}",
+    output=Vector(),
     llm="llm",
     model=EMBED_MODEL,
+    tables="parquet",
     group_name="stdlib",
-    description="Questions to search the vectors with.",
 )
+def question_vectors() -> pa.Table:
+    """Questions to search the vectors with; this table is a Parquet file."""
+    return pa.table({"question_id": [1], "question": [QUESTION]})
+
 
 topics_by_group = classify_asset(
     name="topics_by_group",
