@@ -76,7 +76,7 @@ def collect_requests(context: dg.SensorEvaluationContext, ledger: Ledger, plans:
     for name, group in groupby(sorted(plans, key=lambda plan: (plan.origin, plan.seq)), key=lambda plan: plan.origin):
         try:
             movable = _movable(context, ledger, graph, list(group))
-            if _is_under_way(context.instance, ledger, name, movable):
+            if _is_under_way(context.instance, name, movable):
                 continue
             request = _request(context.instance, ledger, graph, ledger.plans.origin(name), movable) if movable else None
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one origin, the others go on
@@ -88,15 +88,13 @@ def collect_requests(context: dg.SensorEvaluationContext, ledger: Ledger, plans:
     return requests
 
 
-def _is_under_way(instance: DagsterInstance, ledger: Ledger, origin: str, movable: Sequence[Plan]) -> bool:
+def _is_under_way(instance: DagsterInstance, origin: str, movable: Sequence[Plan]) -> bool:
     """Whether the origin run itself goes on: until it has ended, a parent of a descendant may still be at work in it.
 
-    A keeper that makes room for its successor goes on too; it is what the successor is for.
+    A backfill's keeper goes on for as long as others wait, so a backfill's runs are not waited for.
     """
     run = instance.get_run_by_id(origin)
-    if run is None or run.is_finished:
-        return False
-    return not any(_lacks_keeper(instance, ledger, plan) for plan in movable)
+    return run is not None and not run.is_finished and not any(plan.backfill for plan in movable)
 
 
 def _movable(
