@@ -76,9 +76,9 @@ def collect_requests(context: dg.SensorEvaluationContext, ledger: Ledger, plans:
     for name, group in groupby(sorted(plans, key=lambda plan: (plan.origin, plan.seq)), key=lambda plan: plan.origin):
         try:
             movable = _movable(context, ledger, graph, list(group))
-            if _is_under_way(context.instance, name, movable):
+            if not movable or _is_under_way(context.instance, name, movable):
                 continue
-            request = _request(context.instance, ledger, graph, ledger.plans.origin(name), movable) if movable else None
+            request = _request(context.instance, ledger, graph, ledger.plans.origin(name), movable)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one origin, the others go on
             context.log.error(f"The tables of run {name} are set aside in this tick: {error!r}")
             ledger.attempts.incident("tick", name, f"The sensor can't look after run {name}: {error!r}.")

@@ -123,10 +123,6 @@ class Plans:
         """All plans that one run or one backfill led to."""
         return self.find((_P.c.origin == name) | (_P.c.backfill == name))
 
-    def of_backfill(self, backfill: str) -> list[Plan]:
-        """A backfill's open plans."""
-        return self.find(_P.c.backfill == backfill, _P.c.state == PlanState.OPEN)
-
     def hold(self, plan: PlanId, run: str) -> bool:
         """Take or renew the hold on a plan; False while another run has it."""
         now = self._db.clock.now()
