@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ROWS ?= 400
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint format build clean
+.PHONY: help demo dev test lint format docs build clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -44,6 +44,9 @@ lint: $(VENV)/.dev ## ruff and pyright (strict)
 format: $(VENV)/.dev ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+docs: $(VENV)/.dev ## write docs/cli.md from the help texts
+	@$(BIN)/python -m dagster_batch_llm.pipelines.cli.page > docs/cli.md
 
 build: $(VENV)/.dev ## wheel and sdist into dist/
 	@$(BIN)/python -m build --outdir dist .

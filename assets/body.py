@@ -27,7 +27,7 @@ from ..resources.home import Home
 from ..resources.ledger import AttemptState, Ledger, Origin, Plan, PlanId, PlanState
 from ..resources.machine import BatchMachine
 from ..resources.providers.openai import BatchResource
-from ..resources.tables import DuckDBTables
+from ..resources.table_store import TableStore
 from .collect import write_table
 from .look import look, unfinished
 from .plan import write_plan
@@ -62,7 +62,7 @@ def converge(context: dg.AssetExecutionContext, declared: Declaration) -> Events
     try:
         run = RunFacts.of(context)
         ledger = Ledger()
-        tables: DuckDBTables = getattr(context.resources, declared.tables)
+        tables: TableStore = getattr(context.resources, declared.tables)
         stored = _stored_plan(ledger, context, run)
         llm = stored.llm if stored else declared.llm
         with contextlib.ExitStack() as stack:
@@ -106,7 +106,7 @@ def _new_plan(
     declared: Declaration,
     resource: BatchResource,
     machine: BatchMachine,
-    tables: DuckDBTables,
+    tables: TableStore,
     run: RunFacts,
 ) -> Plan:
     ledger = machine.ledger
@@ -166,7 +166,7 @@ class _Convergence:
     _context: dg.AssetExecutionContext
     _ledger: Ledger
     _machine: BatchMachine
-    _tables: DuckDBTables
+    _tables: TableStore
     _run: RunFacts
     _plan: Plan
     _keeps: bool = False

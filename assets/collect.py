@@ -13,7 +13,7 @@ from ..resources.duck import connect, parquet, quoted, rows, write_parquet
 from ..resources.home import Home
 from ..resources.ledger import Ledger, Plan
 from ..resources.request import Operation
-from ..resources.tables import DuckDBTables
+from ..resources.table_store import TableStore
 from .look import answers_of
 from .task import ERROR, PARTITION, STATUS, TaskSpec
 
@@ -33,7 +33,7 @@ class Collected:
     rows: int
 
 
-def write_table(ledger: Ledger, tables: DuckDBTables, key: dg.AssetKey, plan: Plan, spec: TaskSpec) -> Collected:
+def write_table(ledger: Ledger, tables: TableStore, key: dg.AssetKey, plan: Plan, spec: TaskSpec) -> Collected:
     """Replace the table, or the plan's partitions of it, with the plan's rows and their answers."""
     home = Home(ledger.home)
     engine = connect()

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..resources.duck import literal
+from pydantic import BaseModel
+
 from ..resources.errors import InputError
+from ..resources.providers.breaches import path_sql
 from ..resources.request import Operation
+from .fields import Field, described, docstring, fields_of, object_schema
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,7 @@ class Labels:
     @property
     def columns(self) -> tuple[Column, ...]:
         """The output columns."""
-        path = literal('$."' + self.column.replace("\\", "\\\\").replace('"', '\\"') + '"')
-        return (Column(self.column, "VARCHAR", f"answer->>{path}", "one of the declared labels"),)
+        return (Column(self.column, "VARCHAR", f"answer->>{path_sql(self.column)}", "one of the declared labels"),)
 
 
 @dataclass(frozen=True)
@@ -136,6 +139,56 @@ class Text:
         return (Column(self.column, "VARCHAR", "answer", "the answer as it came"),)
 
 
-Output = Labels | Vector | Text
+@dataclass(frozen=True)
+class Fields:
+    """Several typed fields, as a pydantic model declares them; each becomes a column.
 
-__all__ = ["Column", "Labels", "Output", "Text", "Vector"]
+    Args:
+        model: Fields of type str, int, float, bool, Literal or Enum of strings, another model, and lists and Optional
+            of these. Defaults are not sent: the model is asked for every field.
+
+    Raises:
+        InputError: Something in the model can't be asked for or can't become a column.
+    """
+
+    model: type[BaseModel]
+    fields: tuple[Field, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", fields_of(self.model))
+
+    operation = Operation.CHAT
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """Strict JSON schema."""
+        return object_schema(self.fields, docstring(self.model))
+
+    @property
+    def instruction(self) -> str:
+        """The default system message."""
+        return "\n".join(["Fill in the fields about the text. The fields are:", *described(self.fields)])
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The output columns."""
+        return tuple(
+            Column(field.name, field.kind.sql_type, field.sql, field.description.partition("\n")[0])
+            for field in self.fields
+        )
+
+
+Output = Labels | Vector | Text | Fields
+
+
+def as_output(output: Output | type[BaseModel]) -> Output:
+    """What a user wrote for ``output=``: a pydantic model stands for its fields."""
+    if isinstance(output, Labels | Vector | Text | Fields):
+        return output
+    # Checked although it is typed: notebooks are not.
+    if not (inspect.isclass(output) and issubclass(output, BaseModel)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise InputError(f"output is a pydantic model, Labels, Vector or Text, got {output!r}.")
+    return Fields(output)
+
+
+__all__ = ["Column", "Fields", "Labels", "Output", "Text", "Vector", "as_output"]

@@ -47,7 +47,7 @@ def result(ledger: Ledger, plan: Plan, spec: TaskSpec, collected: Collected) -> 
         "dagster/row_count": collected.rows,
         "dagster/column_schema": dg.TableSchema(columns=columns),
         "batch_llm/rows_asked": plan.asked,
-        "batch_llm/rows_reused": plan.keys - _distinct(Home(ledger.home), mine),
+        "batch_llm/rows_reused": reused(ledger, plan),
         "batch_llm/rows_failed": failed,
         "batch_llm/input_tokens": sum(file.input_tokens for file in files),
         "batch_llm/output_tokens": sum(file.output_tokens for file in files),
@@ -57,6 +57,12 @@ def result(ledger: Ledger, plan: Plan, spec: TaskSpec, collected: Collected) -> 
         "batch_llm/outcomes": dict(outcomes),
         "batch_llm/plan": plan.id,
     }
+
+
+def reused(ledger: Ledger, plan: Plan) -> int:
+    """How many of a plan's requests had an answer, or were asked by others, when it wanted them."""
+    mine = [attempt for attempt in ledger.attempts.all_of_plan(plan.id) if attempt.plan == plan.id]
+    return plan.keys - _distinct(Home(ledger.home), mine)
 
 
 def _distinct(home: Home, attempts: Sequence[Attempt]) -> int:

@@ -6,24 +6,23 @@ A source is only read by the run that plans; the runs that collect use the plan'
 from __future__ import annotations
 
 import inspect
-import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, get_type_hints
 
 import dagster as dg
 import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from ..resources.duck import connect, literal, rows
+from ..resources.duck import connect, literal
 from ..resources.errors import InputError
-from ..resources.tables import DuckDBTables
+from ..resources.query import tables_of, without_end
+from ..resources.table_store import TableStore, converted
 
 _ASSET_NAME = re.compile(r"[\w./-]+")
-_KEY_PART = re.compile(r"[A-Za-z0-9_.-]+")  # what Dagster allows; a table with another name is no asset's
 
 
 @dataclass(frozen=True)
@@ -60,22 +59,22 @@ class SqlSource:
 
     @property
     def deps(self) -> Sequence[dg.AssetKey]:
-        """The assets behind the tables that the query reads; a schema is the key's prefix, as in `DuckDBTables`."""
-        return [dg.AssetKey(path) for path in sorted(set(_tables_of(_parsed(self.sql), frozenset())))]
+        """The assets behind the tables that the query reads; a schema is the key's prefix."""
+        return [dg.AssetKey(path) for path in tables_of(self.sql)]
 
     def bind(
         self,
         engine: duckdb.DuckDBPyConnection,
         context: dg.AssetExecutionContext,
         *,
-        tables: DuckDBTables,
+        tables: TableStore,
         scratch: Path,
     ) -> None:
         """Make the rows the relation ``source``, through a copy, so that the database is free again at once."""
         del context
         file = scratch / "source.parquet"
         try:
-            tables.export(_without_end(self.sql), file)
+            tables.export(without_end(self.sql), file)
         except (duckdb.ProgrammingError, duckdb.DataError) as error:
             raise InputError(f"The source query failed ({error}): {self.sql!r}") from error
         engine.execute(f"CREATE TEMP VIEW source AS FROM read_parquet({literal(str(file))})")
@@ -161,7 +160,7 @@ def _concatenated(values: Sequence[Any], kind: type | None) -> Any:
     for number, value in enumerate(values):
         engine.register(f"part{number}", value)
     together = engine.sql(" UNION ALL BY NAME ".join(f"FROM part{n}" for n in range(len(values))))
-    return together.df() if kind is not None and kind.__module__.startswith("pandas") else together.to_arrow_table()
+    return converted(together, kind)
 
 
 def _as_columns(value: Any, what: str) -> Any:
@@ -177,53 +176,3 @@ def _as_columns(value: Any, what: str) -> Any:
         kind = type(value).__name__
         raise InputError(f"{what} gave a {kind} that can't be read as columns of one type each ({error}).") from error
     raise InputError(f"{what} gave a {type(value).__name__}; an LLM table needs pandas, polars or Arrow rows.")
-
-
-def _parsed(sql: str) -> Any:
-    """The query's syntax tree.
-
-    DuckDB's own list of table names comes from binding the query, which needs the columns of tables that may not
-    be there yet: ``JOIN … USING`` and ``read_parquet`` fail.
-    """
-    serialized = rows(connect(), "SELECT json_serialize_sql($sql::VARCHAR)", {"sql": sql})[0][0]
-    tree: dict[str, Any] = json.loads(serialized)
-    if tree["error"]:
-        raise InputError(f"The source query can't be parsed ({tree['error_message']}): {sql!r}")
-    if len(tree["statements"]) != 1:
-        raise InputError(f"A source query has to be one SELECT, not {len(tree['statements'])} statements: {sql!r}")
-    return tree["statements"][0]["node"]
-
-
-def _without_end(sql: str) -> str:
-    """The query without its semicolon, on lines of its own: a copy puts more after it, which a comment would hide."""
-    encoded = sql.encode()  # offsets of tokens count bytes
-    ends = [
-        at for at, kind in duckdb.tokenize(sql) if kind == duckdb.token_type.operator and encoded[at : at + 1] == b";"
-    ]
-    return encoded[: ends[0] if ends else None].decode() + "\n"
-
-
-def _tables_of(node: Any, ctes: frozenset[str]) -> Iterator[tuple[str, ...]]:
-    """The tables that a syntax tree reads, as asset key paths; names in `ctes` are the query's own."""
-    if isinstance(node, list):
-        for child in cast("list[Any]", node):
-            yield from _tables_of(child, ctes)
-    if not isinstance(node, dict):
-        return
-    fields = cast("dict[str, Any]", node)
-    if fields.get("type") == "RECURSIVE_CTE_NODE":
-        ctes |= {fields["cte_name"].lower()}
-    own: list[dict[str, Any]] = fields.get("cte_map", {}).get("map", [])
-    for entry in own:
-        yield from _tables_of(entry["value"], ctes)
-        ctes |= {entry["key"].lower()}
-    if fields.get("type") == "BASE_TABLE":
-        schema, table = fields.get("schema_name") or "", str(fields["table_name"])
-        path = (*(schema.split(".") if schema not in {"", "main"} else ()), table)
-        # Without a schema, a dot makes it a file: FROM 'reviews.parquet'.
-        ours = schema or not (table.lower() in ctes or "." in table)
-        if ours and all(_KEY_PART.fullmatch(part) for part in path):
-            yield path
-    for name, child in fields.items():
-        if name != "cte_map":
-            yield from _tables_of(child, ctes)

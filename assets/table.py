@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 import dagster as dg
+from pydantic import BaseModel
 
 from ..resources.errors import InputError
 from .body import Declaration, Events, converge
-from .outputs import Output
+from .outputs import Output, as_output
 from .source import FunctionSource, Source
 from .task import ERROR, PARTITION, STATUS, TaskSpec
 
@@ -54,7 +55,7 @@ def llm_table(
     *,
     row_key: str,
     prompt: str,
-    output: Output,
+    output: Output | type[BaseModel],
     llm: str,
     model: str,
     name: str | None = None,
@@ -69,7 +70,7 @@ def llm_table(
     Args:
         row_key: The column that identifies a row; unique and never null.
         prompt: Template; ``{column}`` stands for a row's value.
-        output: What an answer becomes: `Labels`, `Vector` or `Text`.
+        output: What an answer becomes: `Labels`, `Vector`, `Text`, or a pydantic model whose fields become columns.
         llm: Resource key of the provider.
         model: The provider's name of the model.
         name: Name of the asset; the function's by default.
@@ -112,7 +113,7 @@ def define(
     name: str,
     row_key: str,
     prompt: str,
-    output: Output,
+    output: Output | type[BaseModel],
     llm: str,
     model: str,
     instruction: str | None,
@@ -142,7 +143,7 @@ def _declared(
     *,
     row_key: str,
     prompt: str,
-    output: Output,
+    output: Output | type[BaseModel],
     llm: str,
     model: str,
     instruction: str | None,
@@ -160,7 +161,7 @@ def _declared(
         row_key=row_key,
         keep=tuple(options.get("keep", ())),
         prompt=prompt,
-        output=output,
+        output=as_output(output),
         model=model,
         instruction=instruction,
         parameters=options.get("parameters", {}),

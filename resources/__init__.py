@@ -20,8 +20,10 @@ from .errors import (
 )
 from .ledger import Ledger
 from .machine import BatchMachine
+from .parquet_tables import ParquetTables
 from .providers.local import LocalBatch
 from .providers.openai import BatchResource, OpenAIBatch
+from .table_store import TableStore
 from .tables import DuckDBTables
 
 __all__ = [
@@ -37,12 +39,14 @@ __all__ = [
     "MissingExtraError",
     "MissingSecretError",
     "OpenAIBatch",
+    "ParquetTables",
     "ProtocolError",
     "ProviderError",
     "RefusedError",
     "StaleFenceError",
     "StorageError",
     "TableLockedError",
+    "TableStore",
     "UnreachableError",
     "UserError",
 ]

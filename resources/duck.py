@@ -49,19 +49,58 @@ def write_parquet(
     engine: duckdb.DuckDBPyConnection, query: str, path: Path, values: Mapping[str, Any] | None = None
 ) -> None:
     """Write a query's rows to a Parquet file that appears under its name only when it is whole and durable."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    write_parquets(engine, {path: query}, values)
+
+
+def write_parquets(
+    engine: duckdb.DuckDBPyConnection,
+    queries: Mapping[Path, str],
+    values: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write Parquet files, all of which are whole before the first one appears under its name.
+
+    Args:
+        engine: Where the queries are run.
+        queries: The rows of each file.
+        values: Values that are bound in each query.
+        metadata: Key-value metadata of the files.
+    """
+    pairs = ", ".join(f"{literal(name)}: {literal(text)}" for name, text in (metadata or {}).items())
+    told = f", KV_METADATA {{{pairs}}}" if pairs else ""
+    partials = {path: path.with_name(f"{path.name}.{os.getpid()}.part") for path in queries}
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        engine.execute(f"COPY ({query}) TO {literal(str(partial))} (FORMAT parquet, COMPRESSION zstd)", values or None)
-        make_durable(partial, path)
+        for path, query in queries.items():
+            _make_folder(path.parent)
+            target = literal(str(partials[path]))
+            engine.execute(f"COPY ({query}) TO {target} (FORMAT parquet, COMPRESSION zstd{told})", values or None)
+        for path, partial in partials.items():
+            make_durable(partial, path)
     except (OSError, duckdb.IOException) as error:
         raise StorageError(
             f"{path} can't be written ({error}). Free some space or give this process the right to write there; "
             "nothing is lost, run it again."
         ) from error
     finally:
-        with contextlib.suppress(OSError):
-            partial.unlink()
+        for partial in partials.values():
+            with contextlib.suppress(OSError):
+                partial.unlink()
+
+
+def exact(engine: duckdb.DuckDBPyConnection, query: str) -> str:
+    """The same rows in types that Parquet has: a HUGEINT, such as every sum of integers, would become a float."""
+    huge = [name for name, kind, *_ in rows(engine, f"DESCRIBE {query}") if kind in {"HUGEINT", "UHUGEINT"}]
+    casts = ", ".join(f"{quoted(name)}::DECIMAL(38, 0) AS {quoted(name)}" for name in huge)
+    return f"SELECT * REPLACE ({casts}) FROM ({query})" if huge else query
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _flush(folder.parent)
 
 
 def make_durable(partial: Path, path: Path) -> None:
@@ -69,11 +108,15 @@ def make_durable(partial: Path, path: Path) -> None:
     with partial.open("rb+") as stream:
         os.fsync(stream.fileno())
     partial.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _flush(path.parent)
+
+
+def _flush(folder: Path) -> None:
+    entries = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(entries)
     finally:
-        os.close(folder)
+        os.close(entries)
 
 
 def rows(

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, NewType
+from typing import Any, NewType, cast
 
 TaskHash = NewType("TaskHash", str)
 
@@ -43,8 +43,8 @@ class RequestSpec:
     dimensions: int | None = None
 
     def to_json(self) -> str:
-        """Canonical JSON: equal specs give equal text."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        """Canonical JSON: equal specs give equal text; a schema's properties keep the order they are answered in."""
+        return json.dumps(_canonical(asdict(self)), ensure_ascii=False, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str) -> RequestSpec:
@@ -57,6 +57,22 @@ class RequestSpec:
     def task(self) -> TaskHash:
         """sha256 of the canonical JSON, 64 hexadecimal characters."""
         return TaskHash(hashlib.sha256(self.to_json().encode()).hexdigest())
+
+
+def _canonical(value: Any) -> Any:
+    """The same JSON with sorted keys, except for the names in a schema's ``properties``."""
+    if isinstance(value, Mapping):
+        keys: list[tuple[str, Any]] = sorted(cast("Mapping[str, Any]", value).items())
+        return {key: _each(part) if key == "properties" else _canonical(part) for key, part in keys}
+    if isinstance(value, list | tuple):
+        return [_canonical(part) for part in cast("Sequence[Any]", value)]
+    return value
+
+
+def _each(properties: Any) -> Any:
+    if not isinstance(properties, Mapping):
+        return _canonical(properties)
+    return {name: _canonical(part) for name, part in cast("Mapping[str, Any]", properties).items()}
 
 
 def request_key_sql(prompt: str) -> str:

@@ -7,28 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import duckdb
-import pandas as pd
-import pyarrow as pa
 import stamina
 
-from .duck import UTC, literal, quoted, rows
+from .duck import UTC, quoted, rows
 from .errors import StorageError, TableLockedError
+from .table_store import TableStore
 
 _LOCKED = "Could not set lock on file"
 _HOLDER = re.compile(r"Conflicting lock is held in (.+?\(PID \d+\))")
 
 
-class DuckDBTables(dg.ConfigurableIOManager):
+class DuckDBTables(TableStore):
     """Tables in one DuckDB file; asset ``["shop", "reviews"]`` is table ``shop.reviews``.
 
     As an IO manager it stores pandas, polars and Arrow, and loads what the downstream argument is annotated with:
-    ``pandas.DataFrame`` or ``pyarrow.Table`` (the default). A partitioned asset needs metadata
+    pandas, polars or ``pyarrow.Table`` (the default). A partitioned asset needs metadata
     ``{"partition_expr": "<SQL that gives a row's partition key>"}`` to be replaced partition by partition.
 
     Args:
@@ -38,84 +38,6 @@ class DuckDBTables(dg.ConfigurableIOManager):
 
     path: str
     lock_timeout: float = 60.0
-
-    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Store an asset's value; an LLM table has written its own already and passes nothing."""
-        if obj is None:
-            return
-        keys = context.asset_partition_keys if context.has_asset_partitions else ()
-        expression = (context.definition_metadata or {}).get("partition_expr")
-        if keys and not expression:
-            raise StorageError(
-                f"Asset {context.asset_key.to_user_string()} is partitioned, but its metadata has no 'partition_expr', "
-                "so its rows can't be told apart. Add metadata={'partition_expr': '<SQL that gives the key>'}."
-            )
-        with self.connection() as db:
-            try:
-                db.register("value", obj)
-            except duckdb.Error as error:
-                raise StorageError(
-                    f"Asset {context.asset_key.to_user_string()} gave a {type(obj).__name__}, which can't be stored as "
-                    "a table. Return a pandas or polars DataFrame or a pyarrow Table."
-                ) from error
-            count = self._replace(db, context.asset_key, "SELECT * FROM value", str(expression or ""), keys)
-        context.add_output_metadata(  # pyright: ignore[reportUnknownMemberType]
-            {"dagster/row_count": count, **self.metadata(context.asset_key)}
-        )
-
-    def load_input(self, context: dg.InputContext) -> Any:
-        """Load an upstream table, or the asked partitions of it, as the annotated type."""
-        partitions = context.asset_partition_keys if context.has_asset_partitions else ()
-        upstream = context.upstream_output
-        expression = ((upstream.definition_metadata if upstream else None) or {}).get("partition_expr")
-        narrowed, values = "", {}
-        if partitions and expression:
-            narrowed = f"WHERE list_contains($keys, ({expression})::VARCHAR)"
-            values = {"keys": list(partitions)}
-        with self.connection(read_only=True) as db:
-            if not _exists(db, context.asset_key):
-                raise StorageError(
-                    f"{self.path} has no table {table_name(context.asset_key)}. Materialize "
-                    f"{context.asset_key.to_user_string()} first."
-                )
-            result = db.sql(f"SELECT * FROM {_place(db, context.asset_key)} {narrowed}", params=values or None)
-            return result.df() if context.dagster_type.typing_type is pd.DataFrame else result.to_arrow_table()
-
-    def replace(
-        self,
-        key: dg.AssetKey,
-        file: Path,
-        *,
-        types: Mapping[str, str],
-        partition_expr: str = "",
-        partitions: Sequence[str] = (),
-    ) -> int:
-        """Replace a table, or only the given partitions of it, with a Parquet file's rows, atomically.
-
-        Args:
-            key: Which asset's table.
-            file: The new rows.
-            types: SQL type per column, in the table's order.
-            partition_expr: SQL that gives a row's partition key.
-            partitions: Keys to replace; none for the whole table.
-
-        Returns:
-            Rows written.
-        """
-        columns = ", ".join(f"{quoted(name)}::{kind} AS {quoted(name)}" for name, kind in types.items())
-        with self.connection() as db:
-            source = f"SELECT {columns} FROM read_parquet({literal(str(file))})"
-            return self._replace(db, key, source, partition_expr, partitions)
-
-    def export(self, query: str, file: Path) -> None:
-        """Copy a query's rows into a Parquet file, holding the database no longer than that takes."""
-        with self.connection(read_only=True) as db:
-            db.execute(f"COPY ({_exact(db, query)}) TO {literal(str(file))} (FORMAT parquet)")
-
-    def query(self, sql: str, values: Mapping[str, Any] | Sequence[Any] | None = None) -> pa.Table:
-        """Read with SQL, values bound."""
-        with self.connection(read_only=True) as db:
-            return db.sql(sql, params=values).to_arrow_table()
 
     def exists(self, key: dg.AssetKey) -> bool:
         """Whether the table is there."""
@@ -174,38 +96,53 @@ class DuckDBTables(dg.ConfigurableIOManager):
             raise StorageError(f"The DuckDB file {path} can't be opened ({error}).") from error
         raise AssertionError("stamina returns or raises")
 
-    def _replace(
-        self, db: duckdb.DuckDBPyConnection, key: dg.AssetKey, source: str, expression: str, partitions: Sequence[str]
+    def opened(self, *, read_only: bool) -> AbstractContextManager[duckdb.DuckDBPyConnection]:
+        return self.connection(read_only=read_only)
+
+    def see(self, engine: duckdb.DuckDBPyConnection, sql: str) -> None:
+        """Nothing: the file's tables are all there."""
+
+    def read(
+        self, engine: duckdb.DuckDBPyConnection, key: dg.AssetKey, expression: str, partitions: Sequence[str]
+    ) -> duckdb.DuckDBPyRelation:
+        if not _exists(engine, key):
+            raise StorageError(f"{self.path} has no table {table_name(key)}. Materialize {key.to_user_string()} first.")
+        narrowed, values = "", {}
+        if partitions and expression:
+            narrowed = f"WHERE list_contains($keys, ({expression})::VARCHAR)"
+            values = {"keys": list(partitions)}
+        return engine.sql(f"SELECT * FROM {_place(engine, key)} {narrowed}", params=values or None)
+
+    def write(
+        self,
+        engine: duckdb.DuckDBPyConnection,
+        key: dg.AssetKey,
+        source: str,
+        expression: str,
+        partitions: Sequence[str],
     ) -> int:
-        name = _place(db, key)
+        name = _place(engine, key)
         schema = name.removesuffix(f".{quoted(_names(key)[1])}")
-        db.begin()
+        engine.begin()
         try:
-            db.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
-            if partitions and _exists(db, key):
-                db.execute(
+            engine.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
+            if partitions and _exists(engine, key):
+                engine.execute(
                     f"DELETE FROM {name} WHERE list_contains($keys, ({expression})::VARCHAR)",
                     {"keys": list(partitions)},
                 )
-                count = rows(db, f"INSERT INTO {name} BY NAME {source}")[0][0]
+                count = rows(engine, f"INSERT INTO {name} BY NAME {source}")[0][0]
             else:
-                db.execute(f"CREATE OR REPLACE TABLE {name} AS {source}")
-                count = rows(db, f"SELECT count(*) FROM {name}")[0][0]
-            db.commit()
+                engine.execute(f"CREATE OR REPLACE TABLE {name} AS {source}")
+                count = rows(engine, f"SELECT count(*) FROM {name}")[0][0]
+            engine.commit()
         except duckdb.Error as error:
-            db.rollback()
+            engine.rollback()
             raise StorageError(
                 f"Table {table_name(key)} in {self.path} can't be written ({error}). The table is as it was before; "
                 "answers that are paid are kept. Drop the table if its columns have changed, then run again."
             ) from error
         return int(count)
-
-
-def _exact(db: duckdb.DuckDBPyConnection, query: str) -> str:
-    """The same rows in types that Parquet has: a HUGEINT, such as every sum of integers, would become a float."""
-    huge = [name for name, kind, *_ in rows(db, f"DESCRIBE {query}") if kind in {"HUGEINT", "UHUGEINT"}]
-    casts = ", ".join(f"{quoted(name)}::DECIMAL(38, 0) AS {quoted(name)}" for name in huge)
-    return f"SELECT * REPLACE ({casts}) FROM ({query})" if huge else query
 
 
 def table_name(key: dg.AssetKey) -> str:

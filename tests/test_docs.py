@@ -16,7 +16,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster_batch_llm.resources import DuckDBTables, LocalBatch
+from dagster_batch_llm.resources import DuckDBTables, LocalBatch, ParquetTables
 from dagster_batch_llm.resources.ledger import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
 from dagster_batch_llm.resources.ledger.schema import metadata
 from dagster_batch_llm.resources.local import stop_server
@@ -50,7 +50,7 @@ class Block:
         # Blank lines before it make line numbers those of the page.
         source = "\n" * (self.line - 1) + self.text
         try:
-            exec(compile(source, str(self.page), "exec"), vars(module))
+            exec(compile(source, str(self.page), "exec", dont_inherit=True), vars(module))
         except Exception:  # noqa: BLE001 - whatever an example does wrong, the reader wants to know where
             pytest.fail(f"The example at {self} does not run.\n{traceback.format_exc()}", pytrace=False)
         return vars(module)
@@ -115,6 +115,31 @@ def test_the_readmes_example_fills_its_tables(elsewhere: Path) -> None:
         assert counted == [{"status": "ok", "n": rows}]
     labels = tables.query("SELECT label FROM review_topics ORDER BY review_id")["label"].to_pylist()
     assert labels == ["praise", "complaint", "question"]  # the README says that the local engine finds them
+
+
+def test_the_readmes_parquet_example_makes_a_file_per_partition(elsewhere: Path) -> None:
+    block = next(block for block in PYTHON if block.page == README and "ParquetTables" in block.text)
+    definitions: dg.Definitions = block.run()["defs"]
+    resources = {"openai": LocalBatch(folder=str(elsewhere / "local")), "warehouse": ParquetTables(folder="warehouse")}
+    tickets, kinds = (asset for asset in definitions.assets or () if isinstance(asset, dg.AssetsDefinition))
+    try:
+        # Dagster leaves the type of `settings` open.
+        with dg.DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
+            assert dg.materialize([tickets], resources=resources, instance=instance).success
+            for key in ("GB", "DE"):
+                assert dg.materialize(
+                    [tickets, kinds], selection=[kinds], partition_key=key, resources=resources, instance=instance
+                ).success
+    finally:
+        stop_server(elsewhere / "local")
+    files = sorted(path.name for path in (elsewhere / "warehouse" / "ticket_kinds.parquet").iterdir())
+    assert files == ["%44%45.parquet", "%47%42.parquet"]  # the README says so
+    counted = (
+        ParquetTables(folder="warehouse")
+        .query("SELECT status, count(*) AS n FROM ticket_kinds GROUP BY ALL")
+        .to_pylist()
+    )
+    assert counted == [{"status": "ok", "n": 3}]
 
 
 def test_the_readme_says_what_its_example_costs() -> None:

@@ -41,6 +41,8 @@ from pathlib import Path
 
 rooms = [importlib.import_module(f"dagster_batch_llm.{room}") for room in ("resources", "assets", "pipelines")]
 ledger = rooms[0].Ledger(Path(sys.argv[1]))  # it finds its migrations in the wheel
+[command] = entry_points(group="console_scripts", name="dagster-batch-llm")
+command.load()
 [registry] = entry_points(group="dagster_dg_cli.registry_modules", name="dagster_batch_llm")
 print(json.dumps({
     "files": [room.__file__ for room in rooms],

@@ -13,10 +13,10 @@ from . import settings
 from .dagster_process import command, prepare
 
 
-def main() -> int:
+def main(*, ui: bool) -> int:
     """Run the demo, or the UI; gives the exit code."""
     settings.STATE.mkdir(parents=True, exist_ok=True)
-    if "--ui" in sys.argv[1:]:
+    if ui:
         return _open_ui()
     from .acts import play  # noqa: PLC0415 - it reads the demo's ledger, whose place the environment names
 
@@ -44,4 +44,4 @@ def _open_ui() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(ui="--ui" in sys.argv[1:]))

@@ -20,8 +20,16 @@ from .screen import batches, epilogue
 from .settings import PROVIDER, ROWS, STATE
 from .topics import MODULE_GROUPS
 
-_UNPARTITIONED = ("stdlib_functions", "function_topics", "function_vectors", "question_vectors", "topic_report")
-_LOCAL_SECONDS = 180.0
+_UNPARTITIONED = (
+    "stdlib_functions",
+    "function_topics",
+    "function_traits",
+    "function_summaries",
+    "function_vectors",
+    "question_vectors",
+    "topic_report",
+)
+_LOCAL_SECONDS = 300.0
 _PAID_SECONDS = 26 * 3600.0
 
 

@@ -1,13 +1,16 @@
-"""The demo's assets: Python's standard library, sorted into topics and embedded."""
+"""The demo's assets: Python's standard library, sorted into topics, described, summarized and embedded."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import dagster as dg
 import duckdb
 import pandas as pd
 import pyarrow as pa
+from pydantic import BaseModel, Field
 
-from ...assets import classify_asset, embed_asset
+from ...assets import Vector, classify_asset, embed_asset, enrich_asset, llm_table, summarize_asset
 from .settings import EMBED_MODEL, MODEL, ROWS
 from .stdlib import stdlib_functions as read_stdlib
 from .topics import MODULE_GROUPS, TOPICS
@@ -36,6 +39,54 @@ function_topics = classify_asset(
     description="Which topic a function belongs to, judged by its name and docstring.",
 )
 
+
+class Traits(BaseModel):
+    """What a caller wants to know about a function before calling it."""
+
+    kind_of_use: Literal["compute", "convert", "read", "write", "control"] = Field(
+        description="""What one calls it for.
+        - compute: calculates, compares or searches and returns a result
+        - convert: parses, formats, encodes or decodes, from one representation to another
+        - read: gets information from a file, the system or a connection
+        - write: creates, changes or deletes a file, a setting or an object
+        - control: starts, waits for, registers or stops a process, a thread or a handler"""
+    )
+    side_effects: Literal["yes", "no"] = Field(
+        description="""Whether calling it changes something outside of its result.
+        - yes: it writes, deletes, sends, registers, closes or sets something
+        - no: it only returns a value and leaves everything as it was"""
+    )
+    returns_iterator: Literal["yes", "no"] = Field(
+        description="""Whether its result is to be iterated over.
+        - yes: returns an iterator or generator that yields items one after the other
+        - no: returns one value, an object, or nothing"""
+    )
+
+
+function_traits = enrich_asset(
+    name="function_traits",
+    source=stdlib_functions,
+    row_key="function_id",
+    prompt=PROMPT,
+    output=Traits,
+    llm="llm",
+    model=MODEL,
+    group_name="stdlib",
+    description="What a caller wants to know, field by field.",
+)
+
+function_summaries = summarize_asset(
+    name="function_summaries",
+    source=stdlib_functions,
+    row_key="function_id",
+    prompt="{docstring}",
+    max_words=20,
+    llm="llm",
+    model=MODEL,
+    group_name="stdlib",
+    description="A docstring in at most twenty words.",
+)
+
 function_vectors = embed_asset(
     name="function_vectors",
     source=stdlib_functions,
@@ -47,17 +98,21 @@ function_vectors = embed_asset(
     description="What a function is about, as a vector.",
 )
 
-question_vectors = embed_asset(
-    name="question_vectors",
-    source=f"SELECT 1 AS question_id, '{QUESTION}' AS question FROM stdlib_functions LIMIT 1",
+
+@llm_table(
     row_key="question_id",
     keep=["question"],
     prompt="{question}",
+    output=Vector(),
     llm="llm",
     model=EMBED_MODEL,
+    tables="parquet",
     group_name="stdlib",
-    description="Questions to search the vectors with.",
 )
+def question_vectors() -> pa.Table:
+    """Questions to search the vectors with; this table is a Parquet file."""
+    return pa.table({"question_id": [1], "question": [QUESTION]})
+
 
 topics_by_group = classify_asset(
     name="topics_by_group",
@@ -77,18 +132,28 @@ topics_by_group = classify_asset(
 
 @dg.asset(io_manager_key="tables", group_name="stdlib", kinds={"duckdb"})
 def topic_report(
-    stdlib_functions: pd.DataFrame, function_topics: pd.DataFrame, function_vectors: pd.DataFrame
+    stdlib_functions: pd.DataFrame,
+    function_topics: pd.DataFrame,
+    function_traits: pd.DataFrame,
+    function_summaries: pd.DataFrame,
+    function_vectors: pd.DataFrame,
 ) -> pa.Table:
-    """Per topic: how many functions, how often the label is right, and how often the nearest vector agrees."""
+    """Per topic: how many functions, how often label and nearest vector are right, and what they are like."""
     engine = duckdb.connect()
     engine.register("functions", stdlib_functions)
     engine.register("topics", function_topics)
+    engine.register("traits", function_traits)
+    engine.register("summaries", function_summaries)
     engine.register("vectors", function_vectors)
     return engine.sql("""
         WITH judged AS (
-            SELECT f.function_id, f.gold_topic, t.topic, v.vector
-            FROM functions AS f JOIN topics AS t USING (function_id) JOIN vectors AS v USING (function_id)
-            WHERE t.status = 'ok' AND v.status = 'ok'
+            SELECT f.function_id, f.gold_topic, t.topic, r.kind_of_use, r.side_effects, s.summary, v.vector
+            FROM functions AS f
+            JOIN topics AS t USING (function_id)
+            JOIN traits AS r USING (function_id)
+            JOIN summaries AS s USING (function_id)
+            JOIN vectors AS v USING (function_id)
+            WHERE t.status = 'ok' AND r.status = 'ok' AND s.status = 'ok' AND v.status = 'ok'
         ), nearest AS (
             SELECT a.function_id, arg_max(b.gold_topic, list_cosine_similarity(a.vector, b.vector)) AS neighbour_topic
             FROM judged AS a JOIN judged AS b ON a.function_id <> b.function_id GROUP BY a.function_id
@@ -96,6 +161,9 @@ def topic_report(
         SELECT gold_topic AS topic, count(*) AS functions,
             avg((topic = gold_topic)::INTEGER)::DECIMAL(4, 3) AS label_is_right,
             avg((neighbour_topic = gold_topic)::INTEGER)::DECIMAL(4, 3) AS neighbour_agrees,
+            mode(kind_of_use) AS most_frequent_use,
+            avg((side_effects = 'yes')::INTEGER)::DECIMAL(4, 3) AS with_side_effects,
+            arg_min(summary, function_id) AS first_summary,
         FROM judged JOIN nearest USING (function_id) GROUP BY gold_topic ORDER BY functions DESC
     """).to_arrow_table()
 

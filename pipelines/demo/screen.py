@@ -8,13 +8,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ...resources.duck import literal
 from ...resources.ledger import AttemptState, Ledger, Plan
+from ...resources.parquet_tables import ParquetTables
+from ...resources.table_store import TableStore
 from ...resources.tables import DuckDBTables
 from .assets import QUESTION
-from .settings import DUCKDB, MODEL, PROVIDER
+from .settings import DUCKDB, MODEL, PARQUET, PROVIDER
 
 _SAMPLES = (
     ("function_topics", "SELECT function_id, topic, status FROM function_topics ORDER BY sha256(function_id) LIMIT 4"),
+    (
+        "function_traits",
+        """SELECT function_id, kind_of_use, side_effects, returns_iterator
+        FROM function_traits ORDER BY sha256(function_id) LIMIT 4""",
+    ),
+    ("function_summaries", "SELECT function_id, summary FROM function_summaries ORDER BY sha256(function_id) LIMIT 4"),
     (
         "function_vectors",
         """SELECT function_id, vector[1:3]::FLOAT[]::VARCHAR || ' … ' || typeof(vector) AS vector
@@ -25,12 +34,14 @@ _SAMPLES = (
         """SELECT partition_key, count(*) AS functions, mode(topic) AS most_frequent_topic
         FROM topics_by_group GROUP BY ALL ORDER BY ALL""",
     ),
-    ("topic_report", "SELECT * FROM topic_report"),
+    ("topic_report", "SELECT * EXCLUDE (first_summary) FROM topic_report"),
 )
-_SEARCH = """
+_FILE = PARQUET / "question_vectors.parquet"
+_QUESTIONS = "SELECT question, vector[1:3]::FLOAT[]::VARCHAR || ' … ' || typeof(vector) AS vector FROM question_vectors"
+_SEARCH = f"""
     SELECT f.function_id, left(s.docstring, 60) AS docstring,
-        array_cosine_similarity(f.vector, q.vector)::DECIMAL(4, 3) AS similarity,
-    FROM function_vectors AS f JOIN stdlib_functions AS s USING (function_id), question_vectors AS q
+        list_cosine_similarity(f.vector, q.vector)::DECIMAL(4, 3) AS similarity,
+    FROM function_vectors AS f JOIN stdlib_functions AS s USING (function_id), read_parquet({literal(str(_FILE))}) AS q
     ORDER BY similarity DESC LIMIT 5
 """
 _ACCURACY = """
@@ -71,6 +82,7 @@ def epilogue(
     tables = DuckDBTables(path=str(DUCKDB))
     for name, query in _SAMPLES:
         _print(console, tables, name, query)
+    _print(console, ParquetTables(folder=str(PARQUET)), str(_FILE.relative_to(PARQUET.parent)), _QUESTIONS)
     _print(console, tables, f"search: “{QUESTION}”", _SEARCH)
     accuracy, majority, judged = (column[0].as_py() for column in tables.query(_ACCURACY).itercolumns())
     method = f"{MODEL} as nearest label, not a language model" if PROVIDER == "local" else MODEL
@@ -87,7 +99,7 @@ def epilogue(
         console.print("no run had to let go: every answer was there already")
 
 
-def _print(console: Console, tables: DuckDBTables, title: str, query: str) -> None:
+def _print(console: Console, tables: TableStore, title: str, query: str) -> None:
     rows = tables.query(query)
     table = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for name in rows.column_names:

@@ -12,6 +12,7 @@ from ...resources import BatchResource, LocalBatch, OpenAIBatch, UserError
 STATE = Path(os.environ.get("BATCH_LLM_DEMO", ".demo")).absolute()
 """Everything the demo makes; delete the folder to begin anew."""
 DUCKDB = STATE / "demo.duckdb"
+PARQUET = STATE / "warehouse"
 ROWS = int(os.environ.get("ROWS", "400"))
 PROVIDER = os.environ.get("BATCH_LLM_PROVIDER", "local")
 _DEFAULTS = {

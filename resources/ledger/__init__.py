@@ -39,13 +39,14 @@ class Ledger:
     Args:
         home: The folder; `default_home` if not given.
         clock: Where time comes from.
+        read_only: Only look at a ledger that is there; whatever would write fails.
 
     Raises:
         StorageError: See `resources.ledger.connect.Database`.
     """
 
-    def __init__(self, home: Path | None = None, clock: Clock | None = None) -> None:
-        database = Database(home or default_home(), clock)
+    def __init__(self, home: Path | None = None, clock: Clock | None = None, *, read_only: bool = False) -> None:
+        database = Database(home or default_home(), clock, read_only=read_only)
         self.home = database.home
         self.id = database.id
         self.clock = database.clock

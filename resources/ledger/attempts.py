@@ -227,10 +227,15 @@ class Attempts:
 
     def incidents(self) -> list[tuple[str, str, str]]:
         """(kind, subject, message), oldest first."""
+        return [(kind, subject, message) for _, kind, subject, message in self.dated_incidents()]
+
+    def dated_incidents(self) -> list[tuple[float, str, str, str]]:
+        """(Unix seconds, kind, subject, message), oldest first."""
         table = schema.incident
+        columns = (table.c.at, table.c.kind, table.c.subject, table.c.message)
         with self._db.read() as c:
-            rows = c.execute(select(table.c.kind, table.c.subject, table.c.message).order_by(table.c.id))
-            return [(row.kind, row.subject, row.message) for row in rows]
+            rows = c.execute(select(*columns).order_by(table.c.id))
+            return [(row.at, row.kind, row.subject, row.message) for row in rows]
 
     @staticmethod
     def _index(c: Connection, attempt: Attempt, answers: AnswersFile, now: float) -> None:

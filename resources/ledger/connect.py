@@ -41,18 +41,22 @@ class Database:
     Args:
         home: Folder that holds ``ledger.sqlite3`` and ``answers/``; made if missing.
         clock: Where time comes from.
+        read_only: Only look: nothing is made, migrated or locked.
 
     Raises:
         StorageError: The folder can't be written, the schema is newer than this package, or the ledger does not
             belong to the answers beside it.
     """
 
-    def __init__(self, home: Path, clock: Clock | None = None) -> None:
+    def __init__(self, home: Path, clock: Clock | None = None, *, read_only: bool = False) -> None:
         self.home = home
         self.clock = clock or SystemClock()
         self._path = home / "ledger.sqlite3"
-        self._engine = _sqlite(self._path)
+        self._engine = _sqlite(self._path, read_only=read_only)
         with self._mapped():
+            if read_only:
+                self.id = _known(self, self._engine, self._path)
+                return
             (home / "answers").mkdir(parents=True, exist_ok=True)
             with FileLock(home / "ledger.lock"):
                 _migrate(self._engine, self._path)
@@ -89,15 +93,17 @@ class Database:
             ) from error
 
 
-def _sqlite(path: Path) -> Engine:
+def _sqlite(path: Path, *, read_only: bool = False) -> Engine:
     url = URL.create("sqlite", database=str(path))  # a path in a text would be parsed
+    if read_only:
+        url = URL.create("sqlite", database=path.absolute().as_uri(), query={"mode": "ro", "uri": "true"})
     engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": _LOCK_SECONDS})
 
     # The driver's own transaction handling begins too late for a snapshot, so it is switched off.
     def connected(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None:
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
+        for pragma in () if read_only else ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
@@ -108,6 +114,23 @@ def _sqlite(path: Path) -> Engine:
     event.listen(engine, "connect", connected)
     event.listen(engine, "begin", begun)
     return engine
+
+
+def _known(database: Database, engine: Engine, path: Path) -> str:
+    """The id of a ledger that is there and has this package's schema."""
+    if not path.exists():
+        raise StorageError(
+            f"There is no ledger in {database.home} yet: nothing was asked from there. If something was, set "
+            f"{_HOME_VARIABLE} to the folder that your runs use."
+        )
+    version = _version(engine)
+    if version != schema.SCHEMA_VERSION:
+        raise StorageError(
+            f"The ledger {path} has schema {version}, this package knows {schema.SCHEMA_VERSION}. Use the same version "
+            "of dagster-batch-llm as your runs do; one run of this version migrates an older ledger."
+        )
+    with database.read() as connection:
+        return connection.execute(select(schema.ledger.c.id)).scalar_one()
 
 
 def _migrate(engine: Engine, path: Path) -> None:

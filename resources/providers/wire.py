@@ -9,6 +9,7 @@ from typing import Any
 from ..duck import literal
 from ..errors import InputError
 from ..request import Operation, RequestSpec
+from .breaches import breach_sql
 from .profile import Profile
 
 _HERE = "the prompt goes here"
@@ -142,15 +143,8 @@ def _invalid_sql(spec: RequestSpec) -> str:
         return f"CASE WHEN vector IS NULL OR {wrong_length} OR {gaps} THEN 'no vector of the expected length' END"
     if spec.schema is None:
         return "CASE WHEN answer IS NULL THEN 'the answer is empty' END"
-    checks = [
-        "WHEN answer IS NULL THEN 'the answer is empty'",
-        "WHEN NOT json_valid(answer) THEN 'the answer is not JSON'",
-    ]
-    for name, rule in spec.schema["properties"].items():
-        # Quoted and escaped as a JSON path, so a column may have any name.
-        path = literal('$."' + name.replace("\\", "\\\\").replace('"', '\\"') + '"')
-        checks.append(f"WHEN answer->>{path} IS NULL THEN {literal(name + ' is missing')}")
-        if "enum" in rule:
-            allowed = ", ".join(literal(str(value)) for value in rule["enum"])
-            checks.append(f"WHEN answer->>{path} NOT IN ({allowed}) THEN {literal(name + ' is not one of the labels')}")
-    return f"CASE {' '.join(checks)} END"
+    return f"""CASE
+        WHEN answer IS NULL THEN 'the answer is empty'
+        WHEN NOT json_valid(answer) THEN 'the answer is not JSON'
+        ELSE {breach_sql("answer", spec.schema)}
+    END"""

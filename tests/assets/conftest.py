@@ -11,7 +11,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 from dagster_batch_llm.assets import body
-from dagster_batch_llm.resources import DuckDBTables, Ledger
+from dagster_batch_llm.resources import DuckDBTables, Ledger, TableStore
 
 from .fake_provider import FakeServer
 
@@ -36,7 +36,7 @@ class House:
     """What a user's project has: a warehouse, an instance, and one provider under the key ``llm``."""
 
     server: FakeServer
-    tables: DuckDBTables
+    tables: TableStore
     instance: dg.DagsterInstance
 
     def run(

@@ -153,7 +153,7 @@ def test_the_order_of_answers_means_nothing(house: House) -> None:
     ("answer", "status", "reason"),
     [
         (errored("server_error", "it broke"), "errored", "server_error: it broke"),
-        (answered('{"label": "ugly"}'), "invalid", "label is not one of the labels"),
+        (answered('{"label": "ugly"}'), "invalid", 'label is "ugly", not one of good, bad'),
         (answered("good"), "invalid", "the answer is not JSON"),
         (answered('{"mood": "good"}'), "invalid", "label is missing"),
         (answered(None), "invalid", "the answer is empty"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from dagster_batch_llm.resources.duck import connect, rows
@@ -19,6 +20,26 @@ def test_a_spec_survives_the_ledger() -> None:
 def test_the_order_in_which_parameters_are_written_does_not_matter() -> None:
     other = replace(SPEC, parameters={"x": None, "y": 1}, schema={"a": [2], "b": 1})
     assert other.task == SPEC.task
+
+
+def test_the_order_of_a_schemas_properties_is_part_of_the_question_and_stays() -> None:
+    inner: dict[str, Any] = {"type": "object", "properties": {"z": {}, "properties": {}, "a": {}}}
+    schema: dict[str, Any] = {
+        "type": "object",
+        "properties": {"b": {"items": inner, "type": "array"}, "a": {"type": "string"}},
+    }
+    spec = replace(SPEC, schema=schema)
+    stored = RequestSpec.from_json(spec.to_json()).schema
+    assert stored is not None
+    assert list(stored["properties"]) == ["b", "a"]
+    assert list(stored["properties"]["b"]["items"]["properties"]) == ["z", "properties", "a"]
+    other: dict[str, Any] = {"properties": dict(reversed(schema["properties"].items())), "type": "object"}
+    assert replace(SPEC, schema=other).task != spec.task
+    again: dict[str, Any] = {
+        "properties": {"b": {"type": "array", "items": inner}, "a": {"type": "string"}},
+        "type": "object",
+    }
+    assert replace(SPEC, schema=again).task == spec.task
 
 
 @pytest.mark.parametrize(

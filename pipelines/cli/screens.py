@@ -1,0 +1,184 @@
+"""What the commands show, made from the ledger. All text that comes from elsewhere passes through `plain`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+
+from rich.console import RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ...assets.report import reused
+from ...resources.ledger import OPEN_ATTEMPTS, Attempt, Ledger, Plan, PlanId, PlanState, schema
+from ...resources.providers import profile
+from .visible import visible
+
+
+@dataclass(frozen=True)
+class Line:
+    """A table that waits for one batch, or for a run if there is none.
+
+    Attributes:
+        table: Asset and partitions.
+        llm: Resource key of the provider.
+        batch: The provider's id, or ours before there is one.
+        state: Where it stands.
+        rows: Requests in it.
+        done: Answered by the provider.
+        failed: Answered with an error.
+        age: Seconds since it was made.
+        left: Seconds until the provider gives it up; None if there is no such time.
+    """
+
+    table: str
+    llm: str
+    batch: str
+    state: str
+    rows: int
+    done: int
+    failed: int
+    age: float
+    left: float | None
+
+
+def lines(ledger: Ledger) -> list[Line]:
+    """All that is open: plans with their batches, and batches of plans that have ended."""
+    now = ledger.clock.now()
+    found: list[Line] = []
+    shown: set[str] = set()
+    for plan in ledger.plans.find(schema.plan.c.state == PlanState.OPEN):
+        attempts = ledger.attempts.open_of_plan(plan.id)
+        shown |= {attempt.id for attempt in attempts}
+        found += [_line(plan, attempt, now) for attempt in attempts] or [_line(plan, None, now)]
+    for attempt in ledger.attempts.find(schema.attempt.c.state.in_(OPEN_ATTEMPTS)):
+        if attempt.id not in shown:
+            found.append(_line(ledger.plans.get(PlanId(attempt.plan)), attempt, now))
+    return found
+
+
+def _line(plan: Plan, attempt: Attempt | None, now: float) -> Line:
+    ended = "" if plan.state is PlanState.OPEN else f", table {plan.state}"
+    if attempt is None:
+        worked = plan.holder is not None and plan.holder_until > now
+        state = "a run works on it" if worked else "waits for a run"
+        return Line(_table(plan), plan.llm, "-", state, plan.keys, 0, 0, now - plan.created_at, None)
+    state = f"{attempt.state} ({attempt.phase})" if attempt.phase and attempt.batch_id else str(attempt.state)
+    return Line(
+        table=_table(plan),
+        llm=attempt.llm,
+        batch=attempt.batch_id or attempt.id,
+        state=state + ended,
+        rows=attempt.rows,
+        done=attempt.completed,
+        failed=attempt.failed,
+        age=now - (attempt.submitted_at or attempt.created_at),
+        left=attempt.expires_at - now if attempt.expires_at else None,
+    )
+
+
+def waiting(ledger: Ledger) -> RenderableType:
+    """Open plans and batches with progress bars."""
+    found = lines(ledger)
+    if not found:
+        return Text("No table waits.")
+    table = _grid("table", "llm", "batch", "state", "progress", ">done", ">failed", ">age", "deadline")
+    for line in found:
+        ready = min(line.rows, line.done + line.failed)
+        bar = ProgressBar(total=max(1, line.rows), completed=ready, width=20)
+        cells = (line.table, line.llm, line.batch, line.state)
+        numbers = (f"{line.done}/{line.rows}", line.failed, duration(line.age), _deadline(line.left))
+        table.add_row(*map(plain, cells), bar, *map(plain, numbers))
+    return table
+
+
+def done(ledger: Ledger, limit: int) -> RenderableType:
+    """Tables that came in, the newest first."""
+    plans = sorted(ledger.plans.find(schema.plan.c.state == PlanState.DONE), key=lambda plan: plan.closed_at or 0)
+    if not plans:
+        return Text("No table has come in yet.")
+    table = _grid("table", ">rows", ">asked", ">reused", ">tokens in", ">tokens out", "when (UTC)")
+    for plan in plans[: -limit - 1 : -1]:
+        attempts = [attempt.id for attempt in ledger.attempts.all_of_plan(plan.id) if attempt.plan == plan.id]
+        files = ledger.attempts.answers(attempts)
+        paid = sum(file.input_tokens for file in files), sum(file.output_tokens for file in files)
+        numbers = (plan.rows, plan.asked, reused(ledger, plan), *paid)
+        table.add_row(plain(_table(plan)), *(f"{number:,}" for number in numbers), moment(plan.closed_at or 0))
+    return table
+
+
+def incidents(ledger: Ledger) -> RenderableType:
+    """What was recorded for a person to read."""
+    found = ledger.attempts.dated_incidents()
+    if not found:
+        return Text("No incidents.")
+    table = _grid("when (UTC)", "kind", "subject", "message")
+    for at, *told in found:
+        table.add_row(moment(at), *map(plain, told))
+    return table
+
+
+def providers() -> RenderableType:
+    """The profiles, a line per limit and a column per provider."""
+    known = [value for value in vars(profile).values() if isinstance(value, profile.Profile)]
+    table = _grid("", *(f">{one.name}" for one in known))
+    for field in fields(profile.Profile):
+        if field.name != "name":
+            table.add_row(field.name, *(plain(_said(getattr(one, field.name))) for one in known))
+    return table
+
+
+def plain(value: object) -> Text:
+    """A text as it is: no markup, and control characters are shown instead of obeyed."""
+    return Text(visible(str(value)))
+
+
+def duration(seconds: float) -> str:
+    """Two units of a length of time.
+
+    Example:
+        >>> duration(4), duration(75), duration(7260), duration(180_000)
+        ('4 s', '1 min 15 s', '2 h 1 min', '2 d 2 h')
+    """
+    whole = max(0, int(seconds))
+    for unit, size, lesser, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+        if whole >= size:
+            return f"{whole // size} {unit} {whole % size // part} {lesser}"
+    return f"{whole} s"
+
+
+def moment(at: float) -> str:
+    """A time for people, in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def _deadline(left: float | None) -> str:
+    if left is None:
+        return "-"
+    return f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago"
+
+
+def _table(plan: Plan) -> str:
+    more = f" and {len(plan.partitions) - 1} more" if len(plan.partitions) > 1 else ""
+    return f"{plan.asset} [{plan.partitions[0]}{more}]" if plan.partitions else plan.asset
+
+
+def _said(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float):
+        return f"{value:,}"
+    if isinstance(value, dict):
+        return ", ".join(map(str, value.values()))  # pyright: ignore[reportUnknownArgumentType]
+    return ", ".join(sorted(map(str, value))) if isinstance(value, Sequence | frozenset) else str(value)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _grid(*headings: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in headings:
+        table.add_column(
+            heading.removeprefix(">"), justify="right" if heading.startswith(">") else "left", overflow="fold"
+        )
+    return table
