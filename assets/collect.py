@@ -15,6 +15,7 @@ from ..resources.ledger import Ledger, Plan
 from ..resources.request import Operation
 from ..resources.table_store import TableStore
 from .look import answers_of
+from .preview import first_rows, reasons
 from .task import ERROR, PARTITION, STATUS, TaskSpec
 
 
@@ -26,11 +27,15 @@ class Collected:
         statuses: Rows per status.
         types: SQL type per column.
         rows: Rows written.
+        preview: Its first rows, as Markdown.
+        reasons: Why rows have no answer, as Markdown; empty if all have one.
     """
 
     statuses: Mapping[str, int]
     types: Mapping[str, str]
     rows: int
+    preview: str
+    reasons: str
 
 
 def write_table(ledger: Ledger, tables: TableStore, key: dg.AssetKey, plan: Plan, spec: TaskSpec) -> Collected:
@@ -46,13 +51,15 @@ def write_table(ledger: Ledger, tables: TableStore, key: dg.AssetKey, plan: Plan
         engine.execute(f"CREATE TEMP VIEW best AS {_of_length(length)}")
         write_parquet(engine, _joined(spec), file)
         types = _types(engine, spec, length)
-        statuses = dict(rows(engine, f"SELECT {STATUS}, count(*) FROM {parquet([file], '')} GROUP BY ALL"))
+        written = parquet([file], "")
+        statuses = dict(rows(engine, f"SELECT {STATUS}, count(*) FROM {written} GROUP BY ALL"))
+        preview, why = first_rows(engine, written), reasons(engine, written)
         count = tables.replace(key, file, types=types, partition_expr=PARTITION, partitions=plan.partitions)
     except duckdb.Error as error:
         raise readable(error, home.folder) from error
     finally:
         file.unlink(missing_ok=True)
-    return Collected(statuses, types, count)
+    return Collected(statuses, types, count, preview, why)
 
 
 def _joined(spec: TaskSpec) -> str:

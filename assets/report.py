@@ -13,6 +13,7 @@ from ..resources.duck import connect, parquet, rows
 from ..resources.home import Home
 from ..resources.ledger import Attempt, Ledger, Plan
 from .collect import Collected
+from .run import MODEL_METADATA
 from .task import TaskSpec
 
 
@@ -43,6 +44,7 @@ def result(ledger: Ledger, plan: Plan, spec: TaskSpec, collected: Collected) -> 
         outcomes.update(file.outcomes)
     failed = sum(count for status, count in collected.statuses.items() if status != "ok")
     columns = [dg.TableColumn(name, type=kind) for name, kind in collected.types.items()]
+    shown = {"batch_llm/preview": collected.preview, "batch_llm/errors": collected.reasons}
     return {
         "dagster/row_count": collected.rows,
         "dagster/column_schema": dg.TableSchema(columns=columns),
@@ -52,10 +54,12 @@ def result(ledger: Ledger, plan: Plan, spec: TaskSpec, collected: Collected) -> 
         "batch_llm/input_tokens": sum(file.input_tokens for file in files),
         "batch_llm/output_tokens": sum(file.output_tokens for file in files),
         "batch_llm/seconds": round(ledger.clock.now() - plan.created_at, 1),
+        "batch_llm/batches": len(attempts),
         "batch_llm/batch_ids": [attempt.batch_id for attempt in attempts if attempt.batch_id],
-        "batch_llm/model": spec.request.model,
+        MODEL_METADATA: spec.request.model,
         "batch_llm/outcomes": dict(outcomes),
         "batch_llm/plan": plan.id,
+        **{name: dg.MetadataValue.md(text) for name, text in shown.items() if text},
     }
 
 

@@ -15,6 +15,8 @@ ORIGIN_TAG = "batch_llm/origin"
 """On a collect run: the run that started it all."""
 STATE_TAG = "batch_llm/state"
 """On a run that has let go: ``waiting``."""
+MODEL_METADATA = "batch_llm/model"
+"""In the metadata of every LLM table's definition, and of no other asset's."""
 SENSOR_NAME = "batch_llm_sensor"
 
 BACKFILL_TAG = "dagster/backfill"

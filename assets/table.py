@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from ..resources.errors import InputError
 from .body import Declaration, Events, converge
 from .outputs import Output, as_output
+from .run import MODEL_METADATA
 from .source import FunctionSource, Source
 from .task import ERROR, PARTITION, STATUS, TaskSpec
 
@@ -208,7 +209,7 @@ def _metadata(spec: TaskSpec) -> dict[str, Any]:
     outputs = [dg.TableColumn(column.name, column.sql_type, column.description) for column in spec.columns]
     return {
         "dagster/column_schema": dg.TableSchema(columns=[*kept, *outputs, *ours]),
-        "batch_llm/model": spec.request.model,
+        MODEL_METADATA: spec.request.model,
         "batch_llm/prompt": spec.prompt,
         **({"partition_expr": PARTITION} if spec.partition_expr else {}),
     }

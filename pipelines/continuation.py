@@ -9,7 +9,7 @@ from itertools import groupby
 import dagster as dg
 from dagster import DagsterInstance, RunsFilter
 
-from ..assets.run import BACKFILL_TAG, ORIGIN_TAG, PARTITION_TAG, PLAN_TAG, RANGE_TAGS
+from ..assets.run import BACKFILL_TAG, MODEL_METADATA, ORIGIN_TAG, PARTITION_TAG, PLAN_TAG, RANGE_TAGS
 from ..resources.ledger import AttemptState, Ledger, Origin, Plan, PlanState
 
 GENERATION_TAG = "batch_llm/generation"
@@ -26,10 +26,12 @@ class AssetGraph:
     Attributes:
         parents: Each asset's parents.
         partitions: Each partitioned asset's partitions.
+        llm_tables: The assets that are LLM tables.
     """
 
     parents: Mapping[str, frozenset[str]]
     partitions: Mapping[str, dg.PartitionsDefinition[str]]
+    llm_tables: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, repository: dg.RepositoryDefinition) -> AssetGraph:
@@ -41,7 +43,8 @@ class AssetGraph:
             for key in keys
         }
         partitions = {key.to_user_string(): found for key in keys if (found := graph.get(key).partitions_def)}
-        return cls(parents, partitions)
+        llm_tables = frozenset(key.to_user_string() for key in keys if MODEL_METADATA in graph.get(key).metadata)
+        return cls(parents, partitions, llm_tables)
 
     def ancestors(self, asset: str) -> set[str]:
         """All assets upstream of one."""
@@ -188,13 +191,17 @@ def selection(ledger: Ledger, graph: AssetGraph, origin: Origin, movable: Sequen
     """The assets of a collect run: the plans' own, and what its origin had selected downstream of them.
 
     A descendant is left to a later run while another LLM table above it still waits, so the last one to arrive
-    takes it along, and it runs once.
+    takes it along, and it runs once. A table that the origin has not planned yet waits too, unless it is this run that
+    will plan it.
     """
     own = {plan.asset for plan in movable}
     if all(plan.state is not PlanState.OPEN for plan in movable):
         return sorted(own)
     done = {PlanState.DONE, PlanState.SUPERSEDED}
-    waiting = {p.asset for p in ledger.plans.of_origin(origin.id) if p.state not in done and p.asset not in own}
+    plans = ledger.plans.of_origin(origin.id)
+    waiting = {plan.asset for plan in plans if plan.state not in done and plan.asset not in own}
+    unplanned = graph.llm_tables & set(origin.selection) - {plan.asset for plan in plans}
+    waiting |= {asset for asset in unplanned if not graph.ancestors(asset) & own}
     wanted = set(origin.selection) & set(graph.parents) - own - waiting
     for asset in sorted(wanted):
         above = graph.ancestors(asset) & set(origin.selection)

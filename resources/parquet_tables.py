@@ -17,7 +17,7 @@ from .errors import StorageError
 from .file_names import decoded, encoded
 from .parquet_columns import differing, storable, stored_sql, types_of
 from .query import tables_of
-from .table_store import TableStore
+from .table_store import TableStore, listed
 
 _SUFFIX = ".parquet"
 _KEY = "__batch_llm_partition"
@@ -114,12 +114,7 @@ class ParquetTables(TableStore):
             file = Path(scratch) / "rows.parquet"
             write_parquet(engine, f"SELECT *, ({expression})::VARCHAR AS {_KEY} FROM ({source})", file)
             incoming = f"SELECT * FROM read_parquet({literal(str(file))})"
-            others = f"SELECT DISTINCT {_KEY} FROM ({incoming}) WHERE list_contains($keys, {_KEY}) IS NOT TRUE"
-            if found := [row[0] for row in rows(engine, f"{others} LIMIT 5", {"keys": list(partitions)})]:
-                raise StorageError(
-                    f"Table {key.to_user_string()}: this run writes the partition(s) {_listed(partitions)}, but it "
-                    f"gave rows of {_listed(found)}. Filter them, or correct partition_expr {expression!r}."
-                )
+            self.refuse_others(engine, key, f"({incoming})", _KEY, partitions)
             types = types_of(engine, source)
             typed = ", ".join(f"{quoted(name)}::{kind} AS {quoted(name)}" for name, kind in types.items())
             query, metadata = storable(
@@ -169,7 +164,7 @@ class ParquetTables(TableStore):
             missing = [name for name in partitions if name not in files]
             if missing:
                 raise StorageError(
-                    f"Table {key.to_user_string()} in {self.folder} has no partition(s) {_listed(missing)}. "
+                    f"Table {key.to_user_string()} in {self.folder} has no partition(s) {listed(missing)}. "
                     "Materialize them first."
                 )
             wanted = [files[name] for name in partitions]
@@ -209,14 +204,9 @@ class ParquetTables(TableStore):
         if foreign:
             raise StorageError(
                 f"The folder {place} holds files that are no partitions of table {key.to_user_string()}: "
-                f"{_listed(foreign)}. Move them away; only dagster-batch-llm may write there."
+                f"{listed(foreign)}. Move them away; only dagster-batch-llm may write there."
             )
         return found
-
-
-def _listed(names: Sequence[str | None]) -> str:
-    shown = ", ".join("null" if name is None else repr(name[:80]) for name in names[:5])
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def _count(engine: duckdb.DuckDBPyConnection, files: Sequence[Path]) -> int:

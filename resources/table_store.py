@@ -12,7 +12,7 @@ import dagster as dg
 import duckdb
 import pyarrow as pa
 
-from .duck import exact, literal, quoted
+from .duck import exact, literal, quoted, rows
 from .errors import StorageError
 
 
@@ -51,6 +51,24 @@ class TableStore(dg.ConfigurableIOManager, ABC):
         partitions: Sequence[str],
     ) -> int:
         """Replace a table, or the given partitions of it, with a query's rows; gives their number."""
+
+    def refuse_others(
+        self,
+        engine: duckdb.DuckDBPyConnection,
+        key: dg.AssetKey,
+        incoming: str,
+        expression: str,
+        partitions: Sequence[str],
+    ) -> None:
+        """Raise `StorageError` if rows belong to none of the partitions that are to be replaced."""
+        name = f"({expression})::VARCHAR"
+        others = f"SELECT DISTINCT {name} FROM {incoming} WHERE list_contains($keys, {name}) IS NOT TRUE"
+        found = [row[0] for row in rows(engine, f"{others} LIMIT 5", {"keys": list(partitions)})]
+        if found:
+            raise StorageError(
+                f"Table {key.to_user_string()}: this run writes the partition(s) {listed(partitions)}, but it gave "
+                f"rows of {listed(found)}. Filter them, or correct partition_expr {expression!r}."
+            )
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Store an asset's value; an LLM table has written its own already and passes nothing."""
@@ -122,6 +140,12 @@ class TableStore(dg.ConfigurableIOManager, ABC):
         with self.opened(read_only=True) as engine:
             self.see(engine, sql)
             return engine.sql(sql, params=values).to_arrow_table()
+
+
+def listed(names: Sequence[str | None]) -> str:
+    """The first of some partitions or files, for a message."""
+    shown = ", ".join("null" if name is None else repr(name[:80]) for name in names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
 
 
 def converted(relation: duckdb.DuckDBPyRelation, kind: object) -> Any:

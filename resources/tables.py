@@ -21,6 +21,7 @@ from .errors import StorageError, TableLockedError
 from .table_store import TableStore
 
 _LOCKED = "Could not set lock on file"
+_INCOMING = "__batch_llm_incoming"
 _HOLDER = re.compile(r"Conflicting lock is held in (.+?\(PID \d+\))")
 
 
@@ -125,6 +126,10 @@ class DuckDBTables(TableStore):
         schema = name.removesuffix(f".{quoted(_names(key)[1])}")
         engine.begin()
         try:
+            if partitions:  # a value may be a stream, which can be read once only
+                engine.execute(f"CREATE OR REPLACE TEMP TABLE {_INCOMING} AS {source}")
+                source = f"FROM temp.{_INCOMING}"
+                self.refuse_others(engine, key, f"temp.{_INCOMING}", expression, partitions)
             engine.execute(f"CREATE SCHEMA IF NOT EXISTS {schema}")
             if partitions and _exists(engine, key):
                 engine.execute(
@@ -136,6 +141,9 @@ class DuckDBTables(TableStore):
                 engine.execute(f"CREATE OR REPLACE TABLE {name} AS {source}")
                 count = rows(engine, f"SELECT count(*) FROM {name}")[0][0]
             engine.commit()
+        except StorageError:
+            engine.rollback()
+            raise
         except duckdb.Error as error:
             engine.rollback()
             raise StorageError(

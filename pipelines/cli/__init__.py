@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from ...resources.errors import BatchLLMError, MissingExtraError
-from .visible import visible
+from ...resources.visible import visible
 
 _EXTRA_MODULES = ("typer", "rich")
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from ...assets.report import reused
 from ...resources.ledger import OPEN_ATTEMPTS, Attempt, Ledger, Plan, PlanId, PlanState, schema
 from ...resources.providers import profile
-from .visible import visible
+from ...resources.visible import visible
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""Texts from elsewhere, for a terminal that obeys control characters."""
+"""Texts from elsewhere, for a terminal or a page that obeys control characters."""
 
 from __future__ import annotations
 
 
 def visible(text: str) -> str:
-    r"""A text in which whatever a terminal would obey, or not show, is spelled out.
+    r"""A text in which whatever a terminal or a page would obey, or not show, is spelled out.
 
     Example:
         >>> visible("\x1b[2Jred")
