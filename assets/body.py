@@ -31,7 +31,7 @@ from ..resources.table_store import TableStore
 from .collect import write_table
 from .look import look, unfinished
 from .plan import write_plan
-from .report import observation, result
+from .report import by_partition, observation, result
 from .run import STATE_TAG, RunFacts, Waiting, leaves_at, sensor_will_come
 from .source import Source
 from .task import TaskSpec
@@ -257,6 +257,10 @@ class _Convergence:
         collected = write_table(self._ledger, self._tables, self._context.asset_key, plan, spec)
         metadata = result(self._ledger, self._ledger.plans.get(plan.id), spec, collected)
         metadata |= self._tables.metadata(self._context.asset_key)
+        for partition, numbers in by_partition(self._ledger, plan, collected).items():
+            self._context.add_asset_metadata(numbers, partition_key=partition)
+        if failed := metadata["batch_llm/rows_failed"]:
+            self._context.log.warning(f"{failed} of {collected.rows} rows have no answer:\n{collected.reasons}")
         yield dg.MaterializeResult(metadata=metadata, tags={"dagster/code_version": plan.code_version, **plan.inputs})
         self._ledger.plans.close(plan.id, PlanState.DONE)
 

@@ -9,7 +9,7 @@ import dagster as dg
 
 from .outputs import Labels
 from .source import as_source
-from .table import TableOptions, define
+from .table import TableOptions, define, naming
 
 
 def classify_asset(
@@ -49,12 +49,14 @@ def classify_asset(
         ...     llm="openai", model="gpt-5-mini",
         ... )
     """
+    with naming(name):
+        output = Labels(labels, column=label_column)
     return define(
         as_source(source),
         name=name,
         row_key=row_key,
         prompt=prompt,
-        output=Labels(labels, column=label_column),
+        output=output,
         llm=llm,
         model=model,
         instruction=instruction,

@@ -24,14 +24,14 @@ class Collected:
     """A written table.
 
     Attributes:
-        statuses: Rows per status.
+        statuses: Rows per partition and status; the partition is None if the table has none.
         types: SQL type per column.
         rows: Rows written.
         preview: Its first rows, as Markdown.
         reasons: Why rows have no answer, as Markdown; empty if all have one.
     """
 
-    statuses: Mapping[str, int]
+    statuses: Mapping[str | None, Mapping[str, int]]
     types: Mapping[str, str]
     rows: int
     preview: str
@@ -52,7 +52,7 @@ def write_table(ledger: Ledger, tables: TableStore, key: dg.AssetKey, plan: Plan
         write_parquet(engine, _joined(spec), file)
         types = _types(engine, spec, length)
         written = parquet([file], "")
-        statuses = dict(rows(engine, f"SELECT {STATUS}, count(*) FROM {written} GROUP BY ALL"))
+        statuses = _statuses(engine, written, spec)
         preview, why = first_rows(engine, written), reasons(engine, written)
         count = tables.replace(key, file, types=types, partition_expr=PARTITION, partitions=plan.partitions)
     except duckdb.Error as error:
@@ -78,6 +78,14 @@ def _joined(spec: TaskSpec) -> str:
             ON answered.__key = row.__key
         ORDER BY row.__n
     """
+
+
+def _statuses(engine: duckdb.DuckDBPyConnection, written: str, spec: TaskSpec) -> dict[str | None, dict[str, int]]:
+    partition = PARTITION if spec.partition_expr else "NULL"
+    counted: dict[str | None, dict[str, int]] = {}
+    for name, status, count in rows(engine, f"SELECT {partition}, {STATUS}, count(*) FROM {written} GROUP BY ALL"):
+        counted.setdefault(name, {})[status] = count
+    return counted
 
 
 def _vector_length(engine: duckdb.DuckDBPyConnection, spec: TaskSpec) -> int | None:

@@ -8,7 +8,7 @@ import dagster as dg
 
 from .outputs import Vector
 from .source import as_source
-from .table import TableOptions, define
+from .table import TableOptions, define, naming
 
 
 def embed_asset(
@@ -45,12 +45,14 @@ def embed_asset(
         ...     prompt="{text}", llm="openai", model="text-embedding-3-small",
         ... )
     """
+    with naming(name):
+        output = Vector(dimensions, column=vector_column)
     return define(
         as_source(source),
         name=name,
         row_key=row_key,
         prompt=prompt,
-        output=Vector(dimensions, column=vector_column),
+        output=output,
         llm=llm,
         model=model,
         instruction=None,

@@ -17,6 +17,8 @@ from .task import TaskSpec
 
 REQUEST_COLUMNS = "key VARCHAR, prompt VARCHAR, bytes BIGINT"
 
+_EMPTY = "CASE WHEN trim(__prompt, ' ' || chr(9) || chr(10) || chr(13)) = '' THEN 'the prompt is empty' END"
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -47,13 +49,14 @@ def write_plan(
     size = line_bytes_sql(line_parts(profile, spec.request), "__prompt")
     query = f"""
         SELECT {", ".join(quoted(name) for name in spec.keep)}, __prompt AS __prompt,
-            coalesce(__null_reason, CASE WHEN __bytes > {profile.max_line_bytes} THEN {limit} END) AS __reason,
-            CASE WHEN __null_reason IS NULL AND __bytes <= {profile.max_line_bytes}
+            coalesce(__no_prompt, CASE WHEN __bytes > {profile.max_line_bytes} THEN {limit} END) AS __reason,
+            CASE WHEN __no_prompt IS NULL AND __bytes <= {profile.max_line_bytes}
                 THEN {request_key_sql("__prompt")} END AS __key,
             __bytes{", __partition" if partitions else ""},
         FROM (
             SELECT *, {size} AS __bytes
-            FROM (SELECT *, {spec.template.sql()} AS __prompt, {spec.template.null_reason_sql()} AS __null_reason
+            FROM (SELECT *, {spec.template.sql()} AS __prompt,
+                    coalesce({spec.template.null_reason_sql()}, {_EMPTY}) AS __no_prompt
                 FROM ({narrowed}))
         )
     """

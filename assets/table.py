@@ -1,8 +1,9 @@
 """`llm_table`: the primitive on which every operation is built."""
 
 # Dagster reads the annotation of `context` at run time, so annotations may not be strings in this file.
+import contextlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypedDict, Unpack
 
 import dagster as dg
@@ -126,17 +127,23 @@ def define(
         raise TypeError(
             f"{name}: unexpected argument(s) {unknown}; a table takes {sorted(TableOptions.__annotations__)}."
         )
-    try:
+    with naming(name), warnings.catch_warnings():
+        # backfill_policy is beta in Dagster; that is for us to follow, not for our users to be warned of.
+        warnings.simplefilter("ignore", dg.BetaWarning)
         declared = _declared(
             source, row_key=row_key, prompt=prompt, output=output, llm=llm, model=model, instruction=instruction,
             options=options,
         )  # fmt: skip
-        with warnings.catch_warnings():
-            # backfill_policy is beta in Dagster; that is for us to follow, not for our users to be warned of.
-            warnings.simplefilter("ignore", dg.BetaWarning)
-            return _asset(name, declared, options)
+        return _asset(name, declared, options)
+
+
+@contextlib.contextmanager
+def naming(table: str) -> Generator[None]:
+    """Say in a mistake's message which table it is about."""
+    try:
+        yield
     except InputError as error:
-        raise InputError(f"{name}: {error.message}") from error
+        raise InputError(f"{table}: {error.message}") from error
 
 
 def _declared(
@@ -150,8 +157,9 @@ def _declared(
     instruction: str | None,
     options: TableOptions,
 ) -> Declaration:
-    if isinstance(options.get("keep"), str):
-        raise InputError(f"keep is a list of columns; write keep=[{options.get('keep')!r}].")
+    keep: Any = options.get("keep", ())
+    if isinstance(keep, str) or not isinstance(keep, Sequence):
+        raise InputError(f"keep is a list of columns, such as keep=['language']; got {keep!r}.")
     partitions_def, partition_expr = options.get("partitions_def"), options.get("partition_expr", "")
     if (partitions_def is None) != (not partition_expr):
         raise InputError(

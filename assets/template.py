@@ -40,7 +40,10 @@ class Template:
             if name == "":
                 raise InputError(f"Prompt template {text!r}: {{}} names no column; write {{column}}.")
             if format_spec or conversion:
-                raise InputError(f"Prompt template {text!r}: {{{name}}} may not carry a format; shape it in SQL.")
+                raise InputError(
+                    f"Prompt template {text!r}: {{{name}}} may not carry a format; shape it in SQL. "
+                    "Write {{ and }} for braces."
+                )
         parsed = cls(text, tuple((before, name) for before, name, _, _ in fields))
         if not parsed.columns:
             raise InputError(f"Prompt template {text!r} names no column, so every row would ask the same question.")

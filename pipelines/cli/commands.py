@@ -40,20 +40,23 @@ def status() -> None:
 def watch(
     seconds: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks at the ledger.")] = 1.0,
 ) -> None:
-    """Show what `status` shows, live, until nothing waits any more or Ctrl-C is pressed."""
+    """Show what `status` shows, live, from the first table that waits until none does any more, or until Ctrl-C."""
     ledger, clock = Ledger(read_only=True), SystemClock()
+    seen = waits = bool(screens.lines(ledger))
     # The sensor asks the provider; looking more often here only shows sooner what it found.
     with suppress(KeyboardInterrupt), Live(screens.waiting(ledger), console=_console(), auto_refresh=False) as live:
-        while screens.lines(ledger):
+        while waits or not seen:
             clock.sleep(seconds)
             live.update(screens.waiting(ledger), refresh=True)
+            waits = bool(screens.lines(ledger))
+            seen = seen or waits
 
 
 @app.command()
 def tables(
     limit: Annotated[int, typer.Option(min=1, help="How many, the newest first.")] = 20,
 ) -> None:
-    """Show the tables that came in: rows, how many were asked or reused, tokens, and when."""
+    """Show the tables that came in: rows, requests asked, reused and failed (each time), tokens, and when."""
     _console().print(screens.done(Ledger(read_only=True), limit))
 
 

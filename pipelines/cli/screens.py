@@ -95,16 +95,17 @@ def waiting(ledger: Ledger) -> RenderableType:
 
 
 def done(ledger: Ledger, limit: int) -> RenderableType:
-    """Tables that came in, the newest first."""
+    """Tables that came in, the newest first; a request that is asked again counts again, and fails again."""
     plans = sorted(ledger.plans.find(schema.plan.c.state == PlanState.DONE), key=lambda plan: plan.closed_at or 0)
     if not plans:
         return Text("No table has come in yet.")
-    table = _grid("table", ">rows", ">asked", ">reused", ">tokens in", ">tokens out", "when (UTC)")
+    table = _grid("table", ">rows", ">asked", ">reused", ">failed", ">tokens in", ">tokens out", "when (UTC)")
     for plan in plans[: -limit - 1 : -1]:
         attempts = [attempt.id for attempt in ledger.attempts.all_of_plan(plan.id) if attempt.plan == plan.id]
         files = ledger.attempts.answers(attempts)
         paid = sum(file.input_tokens for file in files), sum(file.output_tokens for file in files)
-        numbers = (plan.rows, plan.asked, reused(ledger, plan), *paid)
+        failed = sum(count for file in files for outcome, count in file.outcomes.items() if outcome != "ok")
+        numbers = (plan.rows, plan.asked, reused(ledger, plan), failed, *paid)
         table.add_row(plain(_table(plan)), *(f"{number:,}" for number in numbers), moment(plan.closed_at or 0))
     return table
 

@@ -13,6 +13,8 @@ from .breaches import breach_sql
 from .profile import Profile
 
 _HERE = "the prompt goes here"
+_FINAL = (400, 413, 422)
+"""HTTP statuses of a row that say that the request itself is wrong: asking it again can't change that."""
 
 
 def request_body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
@@ -92,9 +94,11 @@ def result_sql(spec: RequestSpec) -> str:
             FROM parsed
         ), judged AS (
             SELECT *,
+                nullif(concat_ws(': ', coalesce(code, 'status ' || status), words), '') AS said,
                 {_invalid_sql(spec)} AS invalid,
                 CASE
                     WHEN code IN ('batch_expired', 'batch_cancelled') THEN 'expired'
+                    WHEN status IN {_FINAL} THEN 'refused'
                     WHEN error IS NOT NULL OR status IS NULL OR status NOT BETWEEN 200 AND 299 THEN 'errored'
                     WHEN refusal IS NOT NULL OR finish = 'content_filter' THEN 'refused'
                     WHEN finish = 'length' THEN 'truncated'
@@ -110,12 +114,12 @@ def result_sql(spec: RequestSpec) -> str:
             CASE WHEN outcome = 'ok' THEN vector END AS vector,
             CASE outcome
                 WHEN 'ok' THEN NULL
-                WHEN 'refused' THEN coalesce(refusal, 'stopped by the provider''s content filter')
+                WHEN 'refused' THEN
+                    CASE WHEN status IN {_FINAL} THEN said
+                    ELSE coalesce(refusal, 'stopped by the provider''s content filter') END
                 WHEN 'truncated' THEN 'the answer was cut off at the output limit'
                 WHEN 'invalid' THEN invalid
-                ELSE coalesce(
-                    nullif(concat_ws(': ', coalesce(code, 'status ' || status), words), ''),
-                    'the provider gave neither an answer nor a reason')
+                ELSE coalesce(said, 'the provider gave neither an answer nor a reason')
             END AS reason,
             {_tokens_sql("coalesce(body->>'$.usage.prompt_tokens', body->>'$.usage.input_tokens')")} AS input_tokens,
             {_tokens_sql("body->>'$.usage.prompt_tokens_details.cached_tokens'")} AS cached_tokens,

@@ -21,6 +21,8 @@ from dagster_batch_llm.resources.errors import InputError
         ("praise", "non-empty strings.*'praise'"),
         (["praise", ""], "non-empty strings"),
         (["praise", " "], "non-empty strings"),
+        ({"praise", "complaint"}, "non-empty strings, or a mapping"),
+        (["praise", "complaint"].__iter__(), "non-empty strings, or a mapping"),
         ([1, 2], "non-empty strings.*\\[1, 2\\]"),
     ],
 )

@@ -185,6 +185,13 @@ def test_a_null_in_the_prompt_is_not_asked_and_the_rest_goes_on(house: House) ->
     assert sorted(house.server.prompts) == ["a", "c"]
 
 
+def test_a_prompt_of_nothing_but_space_is_not_asked(house: House) -> None:
+    house.done(rows_asset("reviews", pa.table({"id": [1, 2, 3], "text": ["", " \n\t", "fine"]})), moods())
+    assert house.server.prompts == ["fine"]
+    empty = (None, "not_asked", "the prompt is empty")
+    assert house.rows("moods")[:2] == [(1, *empty), (2, *empty)]
+
+
 def test_a_table_of_nulls_asks_nothing(house: House) -> None:
     metadata = house.done(reviews(text=pa.array([None, None, None], pa.string()).to_pylist()), moods())
     assert [row[2] for row in house.rows("moods")] == ["not_asked"] * 3

@@ -12,9 +12,20 @@ from dagster_batch_llm.assets.source import AssetSource, FunctionSource, SqlSour
 from dagster_batch_llm.resources.errors import InputError
 
 from .conftest import House, failure, rows_asset
+from .fake_provider import by_first_label, errored
 
 GROUPS = dg.StaticPartitionsDefinition(["a", "b", "c", "d"])
 ROWS = {"id": [1, 2, 3, 4, 5, 6], "text": list("uvwxyz"), "grp": ["a", "b", "c", "a", "b", "d"]}
+
+
+NUMBERS = (
+    "dagster/row_count",
+    "batch_llm/rows_failed",
+    "batch_llm/rows_asked",
+    "batch_llm/rows_reused",
+    "batch_llm/input_tokens",
+    "batch_llm/output_tokens",
+)
 
 
 def moods(source: Any = "reviews", **changed: Any) -> dg.AssetsDefinition:
@@ -236,10 +247,30 @@ def test_a_range_of_partitions_is_one_run_and_leaves_the_others(house: House) ->
     house.done(reviews, table, select=[table], partition="a")
     house.done(reviews, table, select=[table], partition="d")
     house.server.forget()
-    metadata = house.done(reviews, table, select=[table], partitions=("b", "d"))
-    assert metadata["dagster/row_count"] == 4
+    house.done(reviews, table, select=[table], partitions=("b", "d"))
     assert sorted(house.server.prompts) == ["v", "w", "y"]
     assert house.rows("moods", "id, partition_key") == [(1, "a"), (2, "b"), (3, "c"), (4, "a"), (5, "b"), (6, "d")]
+
+
+def test_each_partition_of_a_range_shows_its_own_numbers_and_they_add_up(house: House) -> None:
+    more = {"id": [7, 8], "text": ["v", "bad"], "grp": ["c", "c"]}
+    rows = {name: values + more[name] for name, values in ROWS.items()}
+    reviews, table = rows_asset("reviews", pa.table(rows)), grouped()
+    wrong = errored("too_long", "9 > 8", status=400)
+    house.server.rule = lambda prompt, body: wrong if prompt == "bad" else by_first_label(prompt, body)
+    house.done(reviews)
+    house.done(reviews, table, select=[table], partition="d")
+    result = house.run(reviews, table, select=[table], partitions=("b", "d"))
+    shown = {
+        found.partition: {name: found.metadata[name].value for name in NUMBERS}
+        for found in result.asset_materializations_for_node("moods")
+    }
+    # "v" stands in b and in c: it is asked once, and counted where it stands first.
+    assert shown == {
+        "b": dict(zip(NUMBERS, (2, 0, 2, 0, 14, 6), strict=True)),
+        "c": dict(zip(NUMBERS, (3, 1, 2, 0, 7, 3), strict=True)),
+        "d": dict(zip(NUMBERS, (1, 0, 0, 1, 0, 0), strict=True)),
+    }
 
 
 def test_a_partition_that_is_materialized_again_replaces_its_own_rows_only(house: House) -> None:

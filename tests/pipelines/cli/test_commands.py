@@ -14,6 +14,7 @@ from dagster_batch_llm.pipelines.cli import main
 from dagster_batch_llm.pipelines.cli.page import page
 from dagster_batch_llm.pipelines.cli.screens import lines
 from dagster_batch_llm.resources import Ledger, StorageError
+from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.ledger import Origin, PlanState
 
 from ...resources.world import SPEC, World, a_plan
@@ -104,11 +105,28 @@ def test_tables_shows_what_was_asked_and_reused(world: World, say: Say) -> None:
     world.ledger.plans.close(world.ledger.plans.find()[0].id, PlanState.DONE)
     [head, line] = say("tables").splitlines()
     assert head.split()[:4] == ["table", "rows", "asked", "reused"]
+    assert "failed" in head
     assert line.startswith("table ")
 
 
-def test_watch_ends_when_nothing_waits(world: World, say: Say) -> None:
+def test_watch_waits_for_a_first_table_and_ends_when_none_waits_any_more(
+    world: World, say: Say, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile = [
+        lambda: None,
+        lambda: world.finish(world.ask()),
+        lambda: world.ledger.plans.close(world.ledger.plans.find()[0].id, PlanState.DONE),
+    ]
+
+    def sleep(_: SystemClock, seconds: float) -> None:
+        meanwhile.pop(0)()
+
+    monkeypatch.setattr(SystemClock, "sleep", sleep)
     assert "No table waits." in say("watch")
+    assert meanwhile == []
+
+
+def test_nothing_is_said_in_words(world: World, say: Say) -> None:
     assert "No table waits." in say("status")
     assert "No table has come in yet." in say("tables")
     assert "No incidents." in say("incidents")
