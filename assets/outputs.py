@@ -49,9 +49,8 @@ class Labels:
 
     def __init__(self, labels: Mapping[str, str] | Sequence[str], *, column: str = "label") -> None:
         # A set has another order in every process, so it would be another question, and paid again, in every run.
-        is_ordered = issubclass(type(labels), (Mapping, Sequence)) and not isinstance(labels, str)
-        given: list[Any] = list(labels) if is_ordered else []
-        if not is_ordered or any(not isinstance(label, str) or not label.strip() for label in given):
+        given: list[Any] = [] if isinstance(labels, str) or not hasattr(labels, "__getitem__") else list(labels)
+        if (labels and not given) or any(not isinstance(label, str) or not label.strip() for label in given):
             raise InputError(f"Labels are a list of non-empty strings, or a mapping from them; got {labels!r}.")
         described = dict(labels) if isinstance(labels, Mapping) else dict.fromkeys(given, "")
         if len(described) != len(given):
