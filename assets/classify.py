@@ -50,9 +50,10 @@ def classify_asset(
         ... )
     """
     with naming(name):
+        rows = as_source(source)
         output = Labels(labels, column=label_column)
     return define(
-        as_source(source),
+        rows,
         name=name,
         row_key=row_key,
         prompt=prompt,

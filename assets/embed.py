@@ -46,9 +46,10 @@ def embed_asset(
         ... )
     """
     with naming(name):
+        rows = as_source(source)
         output = Vector(dimensions, column=vector_column)
     return define(
-        as_source(source),
+        rows,
         name=name,
         row_key=row_key,
         prompt=prompt,

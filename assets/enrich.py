@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import BaseModel
 
 from .source import as_source
-from .table import TableOptions, define
+from .table import TableOptions, define, naming
 
 
 def enrich_asset(
@@ -51,8 +51,10 @@ def enrich_asset(
         ...     output=Review, llm="openai", model="gpt-5-mini",
         ... )
     """
+    with naming(name):
+        rows = as_source(source)
     return define(
-        as_source(source),
+        rows,
         name=name,
         row_key=row_key,
         prompt=prompt,

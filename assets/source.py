@@ -132,11 +132,21 @@ Source = AssetSource | SqlSource | FunctionSource
 
 
 def as_source(source: str | dg.AssetKey | dg.AssetsDefinition | dg.AssetSpec) -> Source:
-    """What a user wrote for ``source=``: a string of one word names an asset, any other string is SQL."""
+    """What a user wrote for ``source=``: a string of one word names an asset, any other string is SQL.
+
+    Raises:
+        InputError: It is none of these.
+    """
     if isinstance(source, str):
         named = _ASSET_NAME.fullmatch(source)
         return AssetSource(dg.AssetKey.from_user_string(source)) if named else SqlSource(source)
-    return AssetSource(source if isinstance(source, dg.AssetKey) else source.key)
+    key: Any = source if isinstance(source, dg.AssetKey) else getattr(source, "key", None)
+    if not isinstance(key, dg.AssetKey):
+        raise InputError(
+            f"source is an asset, its name or key, or SQL over the tables; got a {type(source).__name__}. Rows that "
+            "Python makes are an upstream asset, or a function under @llm_table."
+        )
+    return AssetSource(key)
 
 
 def _load(context: dg.AssetExecutionContext, key: dg.AssetKey, kind: type | None) -> Any:

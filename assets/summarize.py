@@ -9,7 +9,7 @@ import dagster as dg
 from ..resources.errors import InputError
 from .outputs import Text
 from .source import as_source
-from .table import TableOptions, define
+from .table import TableOptions, define, naming
 
 
 def summarize_asset(
@@ -48,12 +48,15 @@ def summarize_asset(
         ...     max_words=20, llm="openai", model="gpt-5-mini",
         ... )
     """
+    with naming(name):
+        rows = as_source(source)
+        output = Text(summary_column, instruction=_asked(max_words, instruction))
     return define(
-        as_source(source),
+        rows,
         name=name,
         row_key=row_key,
         prompt=prompt,
-        output=Text(summary_column, instruction=_asked(name, max_words, instruction)),
+        output=output,
         llm=llm,
         model=model,
         instruction=instruction,
@@ -61,13 +64,11 @@ def summarize_asset(
     )
 
 
-def _asked(name: str, max_words: int | None, instruction: str | None) -> str:
+def _asked(max_words: int | None, instruction: str | None) -> str:
     if max_words is None:
         return "Summarize the text in one sentence. Answer with the summary only."
     if instruction is not None:
-        raise InputError(
-            f"{name}: max_words is part of the default instruction. Say it in your own instruction instead."
-        )
+        raise InputError("max_words is part of the default instruction. Say it in your own instruction instead.")
     if max_words < 1:
-        raise InputError(f"{name}: a summary has at least one word, got max_words={max_words}.")
+        raise InputError(f"a summary has at least one word, got max_words={max_words}.")
     return f"Summarize the text in at most {max_words} words. Answer with the summary only."

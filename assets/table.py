@@ -130,6 +130,7 @@ def define(
     with naming(name), warnings.catch_warnings():
         # backfill_policy is beta in Dagster; that is for us to follow, not for our users to be warned of.
         warnings.simplefilter("ignore", dg.BetaWarning)
+        _check_texts(row_key=row_key, prompt=prompt, llm=llm, model=model, tables=options.get("tables", "tables"))
         declared = _declared(
             source, row_key=row_key, prompt=prompt, output=output, llm=llm, model=model, instruction=instruction,
             options=options,
@@ -144,6 +145,18 @@ def naming(table: str) -> Generator[None]:
         yield
     except InputError as error:
         raise InputError(f"{table}: {error.message}") from error
+
+
+def _check_texts(**arguments: object) -> None:
+    for argument, value in arguments.items():
+        if isinstance(value, str) and value.strip():
+            continue
+        hint = ""
+        if argument in {"llm", "tables"}:
+            hint = f" It is the key of a resource: write {argument}='…', and resources={{'…': …}} in your definitions."
+        # The value itself is not quoted: a resource would show its key.
+        got = "an empty one" if isinstance(value, str) else f"a {type(value).__name__}"
+        raise InputError(f"{argument} is a text; got {got}.{hint}")
 
 
 def _declared(

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from dagster_batch_llm.assets import Labels, classify_asset, llm_table
 from dagster_batch_llm.assets.source import AssetSource, FunctionSource, SqlSource, as_source
+from dagster_batch_llm.resources import DuckDBTables, OpenAIBatch
 from dagster_batch_llm.resources.errors import InputError
 
 from .conftest import House, failure, rows_asset
@@ -29,8 +30,8 @@ NUMBERS = (
 
 
 def moods(source: Any = "reviews", **changed: Any) -> dg.AssetsDefinition:
-    given: dict[str, Any] = {"name": "moods", "row_key": "id", "prompt": "{text}", "labels": ["x", "y"], "model": "m"}
-    return classify_asset(source=source, llm="llm", **{**given, **changed})
+    given: dict[str, Any] = {"name": "moods", "row_key": "id", "prompt": "{text}", "labels": ["x", "y"]}
+    return classify_asset(**{"source": source, "llm": "llm", "model": "m", **given, **changed})
 
 
 def grouped(source: Any = "reviews", **changed: Any) -> dg.AssetsDefinition:
@@ -376,3 +377,21 @@ def test_an_unpartitioned_table_over_a_partitioned_source_is_refused_with_the_wa
     by_query = moods("SELECT * FROM reviews")
     house.done(reviews, by_query, select=[by_query])
     assert house.rows("moods", "count(*)") == [(6,)]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "says"),
+    [
+        ("row_key", ["id", "day"], r"t: row_key is a text; got a list\."),
+        ("prompt", None, r"t: prompt is a text; got a NoneType\."),
+        ("model", " ", r"t: model is a text; got an empty one\."),
+        ("llm", OpenAIBatch(api_key="sk-secret"), r"t: llm is a text; got a OpenAIBatch\. .*resources=\{'…': …\}"),
+        ("tables", DuckDBTables(path="x"), r"t: tables is a text; got a DuckDBTables\. It is the key of a resource"),
+        ("source", pa.table({"id": [1]}), r"t: source is an asset.*got a Table\..*upstream asset"),
+        ("labels", {"a", "b"}, r"t: Labels are a list"),
+    ],
+)
+def test_an_argument_of_another_type_is_named(argument: str, value: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says) as raised:
+        moods(**{"name": "t", argument: value})
+    assert "secret" not in str(raised.value)
