@@ -8,7 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from dagster_batch_llm.pipelines.demo.dagster_process import running
+from dagster_batch_llm.pipelines.demo.settings import environment
 from dagster_batch_llm.resources.clock import SystemClock
+from dagster_batch_llm.resources.local import stop_server
 from playwright.sync_api import FloatRect, Locator
 
 from browser.chromium import chromium
@@ -38,6 +40,7 @@ def main() -> None:
             _asset_graph(DagsterUI(page, graphql.url), FOLDER / "asset-graph.png")
         with chromium(width=1280, height=3000, scale=1.32) as page:
             _materialization(DagsterUI(page, graphql.url), FOLDER / "materialization.png")
+    stop_server(Path(environment()["BATCH_LLM_HOME"]) / "local")
 
 
 def _asset_graph(ui: DagsterUI, file: Path) -> None:

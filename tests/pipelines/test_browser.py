@@ -40,7 +40,7 @@ def page() -> Iterator[Page]:
         if os.environ.get("BATCH_LLM_REQUIRE_SERVICES") == "1":
             pytest.fail(MISSING)
         pytest.skip(MISSING)
-    with chromium(width=1600, height=2000) as page:
+    with chromium(width=1600, height=2000, seconds=90) as page:
         yield page
 
 
