@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dagster as dg
 import pandas as pd
-from dagster_batch_llm.assets import classify_asset, summarize_asset
+from dagster_batch_llm.assets import Labels, llm_table, summarize_asset
 from dagster_batch_llm.pipelines import batch_llm_defs
 from dagster_batch_llm.resources import DuckDBTables, LocalBatch
 
@@ -15,29 +15,35 @@ HOSTILE: list[str] = json.loads(os.environ["TEST_HOSTILE_TEXTS"])
 PARTITIONS = [HOSTILE[0], "plain"]
 
 
-@dg.asset(io_manager_key="tables")
-def texts() -> pd.DataFrame:
+def rows() -> pd.DataFrame:
     groups = [PARTITIONS[n % 2] for n in range(len(HOSTILE))]
     return pd.DataFrame({"text_id": range(len(HOSTILE)), "text": HOSTILE, "grp": groups})
+
+
+@dg.asset(io_manager_key="tables")
+def texts() -> pd.DataFrame:
+    return rows()
 
 
 # By itself the local engine answers with the text's first sentence: what comes in is what came as an answer.
 answers = summarize_asset(
     name="answers", source="texts", row_key="text_id", keep=["text"], prompt="{text}", llm="llm", model="m"
 )
-by_group = classify_asset(
-    name="by_group",
-    source="SELECT * FROM texts",
+
+
+@llm_table(
     row_key="text_id",
     keep=["text"],
     prompt="{grp}: {text}",
-    labels={"harmful": "code that does something", "harmless": f"a text without code such as {HOSTILE[0]}"},
+    output=Labels({"harmful": "code that does something", "harmless": f"a text without code such as {HOSTILE[0]}"}),
     description=f"Sorted into two: {HOSTILE[0]}{HOSTILE[1]}",
     llm="llm",
     model="m",
     partitions_def=dg.StaticPartitionsDefinition(PARTITIONS),
     partition_expr="grp",
 )
+def by_group() -> pd.DataFrame:
+    return rows()
 
 
 @dg.asset(io_manager_key="tables")

@@ -14,7 +14,7 @@ from playwright.sync_api import Dialog, Page
 from browser.chromium import MISSING, chromium, executable
 from browser.dagster_ui import DagsterUI
 
-from .real_dagster import RealDagster, real_dagster
+from .real_dagster import real_dagster
 
 pytestmark = pytest.mark.real
 
@@ -61,18 +61,14 @@ def press(ui: DagsterUI, button: str) -> None:
     ui.page.get_by_role("button").filter(has_text=re.compile(f"^{button}$")).click()
 
 
-def materialize_all(dagster: RealDagster, ui: DagsterUI) -> None:
+def materialize_all(ui: DagsterUI) -> None:
     """The report and all that it is made of, by the button; the page shows by itself when they are there."""
     ui.open_graph(["texts", "answers", "by_group", "report"])
     ui.open_graph(["texts", "answers", "report"], selection='+key:"report"')
     assert ui.node("by_group").count() == 0
     press(ui, "Materialize all")
-    ui.node("texts").get_by_text("Materialized", exact=True).wait_for()
-    dagster.graphql.materialize(["by_group"], {"dagster/partition": IMAGE})
-    dagster.wait("the report", lambda: bool(dagster.materializations("report")))
-    for asset in ("answers", "report"):
+    for asset in ("texts", "answers", "report"):
         ui.node(asset).get_by_text("Materialized", exact=True).wait_for()
-    dagster.wait("the partition", lambda: bool(dagster.materializations("by_group")))
 
 
 def read_all(page: Page) -> None:
@@ -92,8 +88,9 @@ def test_a_person_materializes_all_and_reads_what_came_in_and_no_text_of_it_acts
 ) -> None:
     environment = {"TEST_HOSTILE_TEXTS": json.dumps(HOSTILE)}
     with real_dagster(tmp_path, location=LOCATION, environment=environment) as dagster:
+        dagster.graphql.materialize(["by_group"], {"dagster/partition": IMAGE})
         ui = DagsterUI(page, dagster.graphql.url)
-        materialize_all(dagster, ui)
+        materialize_all(ui)
         assert IMAGE in dagster.tables.query("SELECT summary FROM answers")["summary"].to_pylist()
 
         ui.open_asset("answers", "events")
@@ -103,6 +100,7 @@ def test_a_person_materializes_all_and_reads_what_came_in_and_no_text_of_it_acts
         page.get_by_role("img", name="observation").last.click()
         assert ui.value("batch_llm/rows_waiting") == "8"
 
+        dagster.wait("the partition", lambda: bool(dagster.materializations("by_group")))
         ui.open_asset("by_group", "partitions", partition=IMAGE)
         assert [ui.value(label) for label in numbers] == ["4", "4", "0", "0"]
         assert page.get_by_text(IMAGE, exact=True).count() >= 2  # in the list of partitions and as the title
