@@ -49,12 +49,12 @@ docs: $(VENV)/.dev ## write docs/cli.md from the help texts
 	@$(BIN)/python -m dagster_batch_llm.pipelines.cli.page > docs/cli.md
 
 browser: $(VENV)/.dev ## install a headless Chromium, if there is none, for the tests that look at the UI
-	@$(BIN)/python -m browser.install
+	@$(BIN)/python -m tests.browser.install
 
 docs-pictures: browser ## play the demo and take docs/pictures/*.png of its UI (about 3 minutes)
 	@rm -rf build/pictures
 	@BATCH_LLM_DEMO=build/pictures BATCH_LLM_PROVIDER=local ROWS=$(ROWS) $(BIN)/python -m dagster_batch_llm.pipelines.demo
-	@BATCH_LLM_DEMO=build/pictures BATCH_LLM_PROVIDER=local ROWS=$(ROWS) $(BIN)/python -m browser.pictures
+	@BATCH_LLM_DEMO=build/pictures BATCH_LLM_PROVIDER=local ROWS=$(ROWS) $(BIN)/python -m tests.browser.pictures
 
 build: $(VENV)/.dev ## wheel and sdist into dist/
 	@$(BIN)/python -m build --outdir dist .

@@ -50,7 +50,7 @@ def result(ledger: Ledger, plan: Plan, spec: TaskSpec, collected: Collected) -> 
     outcomes: Counter[str] = Counter()
     for file in files:
         outcomes.update(file.outcomes)
-    columns = [dg.TableColumn(name, type=kind) for name, kind in collected.types.items()]
+    columns = [dg.TableColumn(name, kind, spec.described(name)) for name, kind in collected.types.items()]
     shown = {"batch_llm/preview": collected.preview, "batch_llm/errors": collected.reasons}
     return {
         "dagster/row_count": collected.rows,

@@ -222,14 +222,12 @@ def _asset(name: str, declared: Declaration, options: TableOptions) -> dg.Assets
 
 
 def _metadata(spec: TaskSpec) -> dict[str, Any]:
-    ours = [
-        dg.TableColumn(STATUS, "VARCHAR", "ok, or why there is no answer"),
-        dg.TableColumn(ERROR, "VARCHAR", "what went wrong, in words"),
-    ]
-    kept = [dg.TableColumn(column, description="from the source") for column in spec.keep]
-    outputs = [dg.TableColumn(column.name, column.sql_type, column.description) for column in spec.columns]
+    names = [*spec.keep, *(column.name for column in spec.columns), STATUS, ERROR]
+    types = {STATUS: "VARCHAR", ERROR: "VARCHAR", **{column.name: column.sql_type for column in spec.columns}}
+    # A kept column's type is known once it has been read.
+    columns = [dg.TableColumn(name, types.get(name, "as read"), spec.described(name)) for name in names]
     return {
-        "dagster/column_schema": dg.TableSchema(columns=[*kept, *outputs, *ours]),
+        "dagster/column_schema": dg.TableSchema(columns=columns),
         MODEL_METADATA: spec.request.model,
         "batch_llm/prompt": spec.prompt,
         **({"partition_expr": PARTITION} if spec.partition_expr else {}),

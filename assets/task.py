@@ -91,6 +91,16 @@ class TaskSpec:
         """Changes with anything that changes the table: 16 hexadecimal characters."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
+    def described(self, name: str) -> str:
+        """What a column of the table holds, for people."""
+        ours = {
+            STATUS: "ok, or why there is no answer",
+            ERROR: "what went wrong, in words",
+            PARTITION: "the partition that the row belongs to",
+        }
+        outputs = {column.name: column.description for column in self.columns}
+        return {**ours, **outputs}.get(name, "from the source")
+
     def to_json(self) -> str:
         """For the ledger."""
         return json.dumps({**asdict(self), "request": self.request.to_json()}, sort_keys=True)

@@ -30,8 +30,9 @@ NUMBERS = (
 
 
 def moods(source: Any = "reviews", **changed: Any) -> dg.AssetsDefinition:
-    given: dict[str, Any] = {"name": "moods", "row_key": "id", "prompt": "{text}", "labels": ["x", "y"]}
-    return classify_asset(**{"source": source, "llm": "llm", "model": "m", **given, **changed})
+    given: dict[str, Any] = {"name": "moods", "row_key": "id", "prompt": "{text}", "labels": ["x", "y"], "model": "m"}
+    more: dict[str, Any] = {"source": source, "llm": "llm", **changed}
+    return classify_asset(**{**given, **more})
 
 
 def grouped(source: Any = "reviews", **changed: Any) -> dg.AssetsDefinition:

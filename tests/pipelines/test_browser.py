@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Dialog, Page
 
-from browser.chromium import MISSING, chromium, executable
-from browser.dagster_ui import DagsterUI
+from ..browser.chromium import MISSING, chromium, executable
+from ..browser.dagster_ui import DagsterUI
 
 from .real_dagster import real_dagster
 

@@ -13,8 +13,8 @@ from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.local import stop_server
 from playwright.sync_api import FloatRect, Locator
 
-from browser.chromium import chromium
-from browser.dagster_ui import DagsterUI
+from .chromium import chromium
+from .dagster_ui import DagsterUI
 
 FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
 ASSETS = (

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 
-from browser.chromium import NAMES, VARIABLE, chromium, executable
+from .chromium import NAMES, VARIABLE, chromium, executable
 
 _BY_HAND = f"""\
 Chromium is not installed, and this system has no apt-get. Install Chromium or Google Chrome as you do here, and if it
