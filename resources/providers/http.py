@@ -230,8 +230,22 @@ def _words(response: httpx.Response) -> tuple[str | None, str]:
     if not isinstance(body, dict):
         return None, _quoted(str(body))
     found = cast("dict[str, object]", body)
-    code, said = found.get("code"), (found[name] for name in ("message", "detail", "error") if found.get(name))
-    return (str(code) if code is not None else None), _quoted(str(next(said, found)))
+    code = found.get("code")
+    said = next((found[name] for name in ("message", "detail", "error") if found.get(name)), found)
+    return (str(code) if code is not None else None), _quoted(_sentence(said))
+
+
+def _sentence(said: object) -> str:
+    """FastAPI says what is wrong with a body as a list of places and messages."""
+    if not isinstance(said, list):
+        return str(said)
+    parts: list[str] = []
+    for one in cast("list[object]", said):
+        fields = cast("dict[str, object]", one) if isinstance(one, dict) else {"msg": one}
+        place = fields.get("loc")
+        where = ".".join(map(str, cast("list[object]", place))) + ": " if isinstance(place, list) else ""
+        parts.append(f"{where}{fields.get('msg', fields)}")
+    return "; ".join(parts)
 
 
 def _retry_after(headers: httpx.Headers, now: float) -> float | None:

@@ -88,7 +88,9 @@ def test_a_server_without_batches_refuses_them(world: World, status: int) -> Non
     [
         ("Not Found", "'Not Found'"),
         ({"error": {"message": "no such batch", "type": "invalid_request_error"}}, "'no such batch'"),
-        ([{"loc": ["body", "endpoint"], "msg": "Field required"}], "Field required"),
+        ([{"loc": ["body", "endpoint"], "msg": "Field required"}], "'body.endpoint: Field required'"),
+        ([{"loc": ["body", 0], "msg": "a"}, {"loc": None, "msg": "b"}], "'body.0: a; b'"),
+        (["no", {"loc": 5}], "no"),
     ],
 )
 def test_fastapis_wrapper_is_taken_off(world: World, detail: object, said: str) -> None:
