@@ -79,9 +79,9 @@ class HttpClient:
         """DELETE."""
         return self._patiently(lambda: self._json(self._client.build_request("DELETE", path)))
 
-    def post_once(self, path: str, body: Mapping[str, Any], still_allowed: Callable[[], None]) -> Reply:
-        """POST JSON exactly once; whatever is not known to be a refusal is an `AmbiguousError`."""
-        content = json.dumps(body).encode()
+    def post_once(self, path: str, body: Mapping[str, Any] | None, still_allowed: Callable[[], None]) -> Reply:
+        """POST JSON, or nothing, exactly once; whatever is not known to be a refusal is an `AmbiguousError`."""
+        content = b"" if body is None else json.dumps(body).encode()
 
         def guarded() -> Iterator[bytes]:
             # A server can't act on a body shorter than its Content-Length, so this is the last moment.
@@ -96,7 +96,7 @@ class HttpClient:
 
         def send() -> Reply:
             with file.open("rb") as stream:
-                files = {"file": (filename, stream, "application/jsonl")}
+                files = {"file": (filename, stream, "application/octet-stream")}
                 return self._json(self._client.build_request("POST", path, data=dict(fields), files=files))
 
         return self._patiently(send)

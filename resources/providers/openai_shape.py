@@ -118,7 +118,7 @@ class OpenAIShape:
 
     def cancel(self, batch_id: str) -> None:
         try:
-            self._http.post_once(f"/batches/{batch_id}/cancel", {}, _always)
+            self._http.post_once(f"/batches/{batch_id}/cancel", None, _always)
         except (RefusedError, AmbiguousError):  # servers say 400 or 409 of a batch that has ended
             if not self.check(batch_id).phase.ended:
                 raise
