@@ -175,7 +175,8 @@ class HttpClient:
         what = f"{self._name}: {response.request.method} {response.request.url.path} was answered {status}: {words}"
         wait = _retry_after(response.headers, self._clock.now())
         if status == 401:
-            return RefusedError(f"{what}. The API key is wrong or has expired.", status=status, code=code)
+            wrong = "The API key is wrong or has expired" if self._key else "It wants an API key: set api_key"
+            return RefusedError(f"{what}. {wrong}.", status=status, code=code)
         if status == 402:
             return RefusedError(f"{what}. The account's credit is used up; add some and run again.", status=status)
         if response.is_redirect:

@@ -40,6 +40,14 @@ def test_a_server_without_keys_is_sent_none() -> None:
     assert [headers.get("authorization") for headers in seen] == [None, "Bearer k"]
 
 
+def test_a_server_that_wants_a_key_after_all_says_so() -> None:
+    refusing = httpx.MockTransport(lambda _: httpx.Response(401, json={"error": "who are you?"}))
+    http = HttpClient(name="x", base_url=ADDRESS, api_key="", transport=refusing)
+    with pytest.raises(RefusedError, match=r"'who are you\?'. It wants an API key: set api_key"):
+        http.get("/batches")
+    http.close()
+
+
 def test_its_limits_are_the_users() -> None:
     profile = OpenAICompatibleBatch(base_url=ADDRESS, max_rows_per_batch=7, max_file_bytes=5_000).provider().profile
     assert (profile.max_rows, profile.max_bytes, profile.max_line_bytes) == (7, 5_000, 5_000)
