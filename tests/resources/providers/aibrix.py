@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
@@ -11,10 +10,11 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from ..json_server import json_server
 
 ENVIRONMENT = Path(__file__).parents[3] / "build" / "services" / "aibrix"
 
@@ -63,27 +63,9 @@ def installed() -> None:
 def running_model() -> Generator[tuple[Model, str]]:
     """A model and its address."""
     model = Model()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, reply = model.reply(body["messages"][-1]["content"])
-            content = json.dumps(reply).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name it overrides
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield model, f"http://127.0.0.1:{server.server_address[1]}"
+    with json_server(lambda path, body, headers: model.reply(body["messages"][-1]["content"])) as address:
+        yield model, address
         model.let_go.set()
-        server.shutdown()
-        thread.join()
 
 
 @contextmanager
