@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ROWS ?= 400
+AIBRIX := 0.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint format docs docs-pictures browser build clean
+.PHONY: help demo dev test lint format docs docs-pictures browser services build clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -27,11 +28,21 @@ $(VENV)/.dev: $(VENV)/.ready
 	@for room in assets pipelines resources; do ln -sfn ../../../$$room build/types/dagster_batch_llm/$$room; done
 	@touch $@
 
+# A server that none of us wrote, for tests; what it needs conflicts with what we need.
+build/services/aibrix/.ready-$(AIBRIX):
+	@echo "set-up: aibrix $(AIBRIX) in build/services (under a minute, once; it needs Python 3.10 to 3.12)"
+	@rm -rf $(@D)
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install -qq aibrix==$(AIBRIX)
+	@touch $@
+
 demo: $(VENV)/.ready ## run the main job to its end, on real input, without a key (ROWS=400)
 	@ROWS=$(ROWS) $(BIN)/python -m dagster_batch_llm.pipelines.demo
 
 dev: $(VENV)/.ready ## open the Dagster UI on the demo's code location and what `make demo` made
 	@ROWS=$(ROWS) $(BIN)/python -m dagster_batch_llm.pipelines.demo --ui
+
+services: build/services/aibrix/.ready-$(AIBRIX) ## install the foreign batch server that some tests talk to
 
 test: $(VENV)/.dev ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)

@@ -26,7 +26,7 @@ from ..resources.errors import (
 from ..resources.home import Home
 from ..resources.ledger import AttemptState, Ledger, Origin, Plan, PlanId, PlanState
 from ..resources.machine import BatchMachine
-from ..resources.providers.openai import BatchResource
+from ..resources.providers.resource import BatchResource
 from ..resources.table_store import TableStore
 from .collect import write_table
 from .look import look, unfinished

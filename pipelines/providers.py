@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 import dagster as dg
 
 from ..resources.errors import BatchLLMError
-from ..resources.providers.openai import BatchResource
 from ..resources.providers.protocol import BatchProvider
+from ..resources.providers.resource import BatchResource
 
 
 def providers_of(context: dg.SensorEvaluationContext, keys: Collection[str]) -> Mapping[str, BatchProvider]:

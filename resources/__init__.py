@@ -21,8 +21,11 @@ from .errors import (
 from .ledger import Ledger
 from .machine import BatchMachine
 from .parquet_tables import ParquetTables
+from .providers.compatible import OpenAICompatibleBatch
+from .providers.doubleword import DoublewordBatch
 from .providers.local import LocalBatch
-from .providers.openai import BatchResource, OpenAIBatch
+from .providers.openai import OpenAIBatch
+from .providers.resource import BatchResource
 from .table_store import TableStore
 from .tables import DuckDBTables
 
@@ -32,6 +35,7 @@ __all__ = [
     "BatchMachine",
     "BatchResource",
     "BusyError",
+    "DoublewordBatch",
     "DuckDBTables",
     "InputError",
     "Ledger",
@@ -39,6 +43,7 @@ __all__ = [
     "MissingExtraError",
     "MissingSecretError",
     "OpenAIBatch",
+    "OpenAICompatibleBatch",
     "ParquetTables",
     "ProtocolError",
     "ProviderError",

@@ -8,7 +8,7 @@
     │   └── StorageError         a folder, a disk, a database file, a ledger that does not fit
     │       └── TableLockedError     another process writes the DuckDB file
     ├── ProviderError        the provider said no, or nothing
-    │   ├── RefusedError         a final no (400, 401, 402, 403, 404, 413, 422): nothing was done
+    │   ├── RefusedError         a final no (400, 401, 402, 403, 404, 405, 413, 422): nothing was done
     │   ├── BusyError            not now (429): nothing was done, ask again later
     │   ├── UnreachableError     no connection was made: nothing was done
     │   └── AmbiguousError       the request may have been carried out, its reply was lost

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 
@@ -173,7 +172,9 @@ def _said(value: object) -> str:
         return f"{value:,}"
     if isinstance(value, dict):
         return ", ".join(map(str, value.values()))  # pyright: ignore[reportUnknownArgumentType]
-    return ", ".join(sorted(map(str, value))) if isinstance(value, Sequence | frozenset) else str(value)  # pyright: ignore[reportUnknownArgumentType]
+    if isinstance(value, frozenset):
+        return ", ".join(sorted(map(str, value)))  # pyright: ignore[reportUnknownArgumentType]
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _grid(*headings: str) -> Table:

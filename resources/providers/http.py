@@ -20,7 +20,7 @@ from ..clock import Clock, SystemClock
 from ..duck import make_durable
 from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, StorageError, UnreachableError, UserError
 
-_REFUSALS = {400, 401, 402, 403, 404, 413, 422}
+_REFUSALS = {400, 401, 402, 403, 404, 405, 413, 422}
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _MAX_RETRY_AFTER = 120.0
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -65,7 +65,7 @@ class HttpClient:
         self._client = httpx.Client(
             base_url=self._origin,
             trust_env=host not in _LOOPBACK,  # HTTP_PROXY isn't meant for this machine
-            headers={"Authorization": f"Bearer {api_key}", "User-Agent": "dagster-batch-llm"},
+            headers={**({"Authorization": f"Bearer {api_key}"} if api_key else {}), "User-Agent": "dagster-batch-llm"},
             timeout=_TIMEOUT,
             transport=transport,
             follow_redirects=False,
@@ -79,9 +79,9 @@ class HttpClient:
         """DELETE."""
         return self._patiently(lambda: self._json(self._client.build_request("DELETE", path)))
 
-    def post_once(self, path: str, body: Mapping[str, Any], still_allowed: Callable[[], None]) -> Reply:
-        """POST JSON exactly once; whatever is not known to be a refusal is an `AmbiguousError`."""
-        content = json.dumps(body).encode()
+    def post_once(self, path: str, body: Mapping[str, Any] | None, still_allowed: Callable[[], None]) -> Reply:
+        """POST JSON, or nothing, exactly once; whatever is not known to be a refusal is an `AmbiguousError`."""
+        content = b"" if body is None else json.dumps(body).encode()
 
         def guarded() -> Iterator[bytes]:
             # A server can't act on a body shorter than its Content-Length, so this is the last moment.
@@ -96,7 +96,7 @@ class HttpClient:
 
         def send() -> Reply:
             with file.open("rb") as stream:
-                files = {"file": (filename, stream, "application/jsonl")}
+                files = {"file": (filename, stream, "application/octet-stream")}
                 return self._json(self._client.build_request("POST", path, data=dict(fields), files=files))
 
         return self._patiently(send)
@@ -118,6 +118,8 @@ class HttpClient:
                 if response.status_code != 200:
                     response.read()
                     raise self._error(response)
+                if response.headers.get("x-incomplete", "").lower() == "true":  # Doubleword, while rows are missing
+                    raise AmbiguousError(f"{self._name}: {path} isn't whole yet. It will be fetched again.")
                 with partial.open("wb") as out:
                     for chunk in response.iter_bytes():
                         out.write(chunk)
@@ -173,7 +175,10 @@ class HttpClient:
         what = f"{self._name}: {response.request.method} {response.request.url.path} was answered {status}: {words}"
         wait = _retry_after(response.headers, self._clock.now())
         if status == 401:
-            return RefusedError(f"{what}. The API key is wrong or has expired.", status=status, code=code)
+            wrong = "The API key is wrong or has expired" if self._key else "It wants an API key: set api_key"
+            return RefusedError(f"{what}. {wrong}.", status=status, code=code)
+        if status == 402:
+            return RefusedError(f"{what}. The account's credit is used up; add some and run again.", status=status)
         if response.is_redirect:
             return RefusedError(f"{what}. Redirects are not followed; set base_url to the target.", status=status)
         if status in _REFUSALS or code == "insufficient_quota":
@@ -220,14 +225,28 @@ def _words(response: httpx.Response) -> tuple[str | None, str]:
         body: object = response.json()
     except (ValueError, RecursionError):
         return None, _quoted(response.text)
-    for wrapper in ("detail", "error"):
+    for wrapper in ("detail", "error"):  # FastAPI's, around OpenAI's
         inner = cast("dict[str, object]", body).get(wrapper) if isinstance(body, dict) else None
         body = cast("object", inner if isinstance(inner, dict) else body)
     if not isinstance(body, dict):
         return None, _quoted(str(body))
     found = cast("dict[str, object]", body)
     code = found.get("code")
-    return (str(code) if code is not None else None), _quoted(str(found.get("message", found)))
+    said = next((found[name] for name in ("message", "detail", "error") if found.get(name)), found)
+    return (str(code) if code is not None else None), _quoted(_sentence(said))
+
+
+def _sentence(said: object) -> str:
+    """FastAPI says what is wrong with a body as a list of places and messages."""
+    if not isinstance(said, list):
+        return str(said)
+    parts: list[str] = []
+    for one in cast("list[object]", said):
+        fields = cast("dict[str, object]", one) if isinstance(one, dict) else {"msg": one}
+        place = fields.get("loc")
+        where = ".".join(map(str, cast("list[object]", place))) + ": " if isinstance(place, list) else ""
+        parts.append(f"{where}{fields.get('msg', fields)}")
+    return "; ".join(parts)
 
 
 def _retry_after(headers: httpx.Headers, now: float) -> float | None:

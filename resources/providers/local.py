@@ -8,11 +8,9 @@ from urllib.parse import urlsplit
 
 from ..errors import UnreachableError
 from ..ledger import default_home
-from .http import HttpClient
-from .openai import BatchResource
-from .openai_shape import OpenAIShape
 from .profile import LOCAL
 from .protocol import BatchProvider
+from .resource import BatchResource
 
 _ENGINE = "local/all-MiniLM-L6-v2"
 _CONNECT_SECONDS = 5.0
@@ -75,6 +73,6 @@ class LocalBatch(BatchResource):
             idle_seconds=self.idle_seconds,
             min_batch_seconds=self.min_batch_seconds,
         )
-        http = HttpClient(name=LOCAL.name, base_url=server.base_url, api_key=server.token)
         # The port changes when the server restarts; its folder is what stays.
-        return OpenAIShape(self.limited(LOCAL), http, account=f"local:{home.absolute()}")
+        account = f"local:{home.absolute()}"
+        return self.client(LOCAL, base_url=server.base_url, api_key=server.token, account=account)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -94,8 +95,8 @@ class OpenAIShape:
             page = _object(reply.body)
             batches = [parse_batch(item) for item in _listed(page)]
             found |= {b.id: b for b in batches if b.created_at is None or b.created_at >= oldest}
-            past = any(b.created_at is not None and b.created_at < oldest for b in batches)
-            ended = past or not page.get("has_more", len(batches) >= _PAGE) or not batches
+            # A server that doesn't say whether there is more may cut pages as it likes: only an empty one is the last.
+            ended = _reaches_past(batches, oldest) or not page.get("has_more", True) or not batches
             if ended or batches[-1].id == params.get("after"):  # the same page again: it can't be paged through
                 return Listing(tuple(found.values()), complete=ended, started_at=started, clock_offset=offset)
             params = {"limit": _PAGE, "after": batches[-1].id}
@@ -117,7 +118,7 @@ class OpenAIShape:
 
     def cancel(self, batch_id: str) -> None:
         try:
-            self._http.post_once(f"/batches/{batch_id}/cancel", {}, _always)
+            self._http.post_once(f"/batches/{batch_id}/cancel", None, _always)
         except (RefusedError, AmbiguousError):  # servers say 400 or 409 of a batch that has ended
             if not self.check(batch_id).phase.ended:
                 raise
@@ -152,6 +153,13 @@ def parse_batch(body: object) -> Batch:
         result_files=tuple(str(job[key]) for key in ("output_file_id", "error_file_id") if job.get(key)),
         problems=tuple(_problem(problem) for problem in _items(errors)),
     )
+
+
+def _reaches_past(batches: Sequence[Batch], oldest: float) -> bool:
+    """Whether a page is in order, newest first, and its end is too old to matter: so is all that follows."""
+    times = [batch.created_at for batch in batches if batch.created_at is not None]
+    falling = all(newer >= older for newer, older in pairwise(times))
+    return falling and times[:1] != times[-1:] and times[-1] < oldest
 
 
 def _problem(body: object) -> Problem:

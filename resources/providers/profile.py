@@ -43,6 +43,21 @@ class Profile:
 # create is unverified, so it is not relied upon.
 OPENAI = Profile(name="openai")
 
+# Read on 2026-11-25 in the server's public source, doublewordai/control-layer at 062af86 of 2026-08-21; the hosted
+# service may run another version. Windows and 100 MiB per file: config.yaml and dwctl/src/config.rs; 10 MiB per request
+# body: `max_body_size` there. Rows per file have no limit by default; 50,000 is what a commented line there proposes.
+# The listing has a `search` that would find a batch by its token. It isn't used: if it didn't reach the metadata, a
+# batch that is there would be proven absent and be paid twice.
+DOUBLEWORD = Profile(
+    name="doubleword",
+    max_bytes=100_000_000,
+    max_line_bytes=10_000_000,
+    windows=("24h", "1h"),
+)
+
+# Nobody documents these for all servers: the smaller of what OpenAI, Doubleword and AIBrix 0.8 take.
+COMPATIBLE = Profile(name="openai-compatible", max_bytes=100_000_000, max_line_bytes=10_000_000)
+
 # Our own loopback server: a create whose input file is gone is refused, and a listing reads the same database.
 LOCAL = Profile(
     name="local",

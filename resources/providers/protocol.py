@@ -57,7 +57,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Listing:
-    """A provider's batches, newest first.
+    """A provider's batches, as it lists them.
 
     Attributes:
         batches: All that were created at or after the asked time.

@@ -32,9 +32,9 @@ def _install() -> None:
     root = [] if os.geteuid() == 0 else ["sudo"]
     environment = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
     try:
-        subprocess.run([*environment, "update"], check=True)  # noqa: S603
+        subprocess.run([*environment, "update"], check=True)
         install = [*environment, "install", "-y", "--no-install-recommends", "chromium"]
-        subprocess.run(install, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+        subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
     except (OSError, subprocess.CalledProcessError) as error:
         sys.exit(f"browser: apt-get did not install chromium ({error}). Install it by hand, or name one in {VARIABLE}.")
 

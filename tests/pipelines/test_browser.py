@@ -13,7 +13,6 @@ from playwright.sync_api import Dialog, Page
 
 from ..browser.chromium import MISSING, chromium, executable
 from ..browser.dagster_ui import DagsterUI
-
 from .real_dagster import real_dagster
 
 pytestmark = pytest.mark.real

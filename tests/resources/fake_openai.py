@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +43,16 @@ def answers(status: int, message: str = "no", *, code: str | None = None, **head
     return fault
 
 
+def replies(response: httpx.Response) -> Fault:
+    """The server says this, whatever it was asked."""
+    return lambda request, serve: response
+
+
+def changed(change: Callable[[dict[str, Any]], dict[str, Any]], status: int = 200) -> Fault:
+    """The server's own reply, changed on its way."""
+    return lambda request, serve: httpx.Response(status, json=change(serve().json()))
+
+
 def accepts_and_answers(status: int) -> Fault:
     """The server does what it was asked, and something in between says otherwise."""
 
@@ -78,6 +89,7 @@ class FakeOpenAI:
         listing_lag: A batch is listed only so many seconds after it was created.
         skew: The server's clock minus ours.
         keeps_metadata: Whether a batch is shown with the metadata that it was created with.
+        uuids: Whether ids are bare UUIDs.
         problem: If set, the next batches fail validation with it, unpaid.
         bill: How often each prompt was paid.
         seen: ``METHOD /path`` of each request that arrived.
@@ -88,6 +100,7 @@ class FakeOpenAI:
     listing_lag: float = 0.0
     skew: float = 0.0
     keeps_metadata: bool = True
+    uuids: bool = False
     problem: dict[str, Any] | None = None
     answer: Answer = chat_answer
     bill: Counter[str] = field(default_factory=Counter[str])
@@ -145,7 +158,8 @@ class FakeOpenAI:
 
     def _name(self, kind: str) -> str:
         self._numbers[kind] += 1
-        return f"{kind}-{self._numbers[kind]}"
+        name = f"{kind}-{self._numbers[kind]}"
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, name)) if self.uuids else name
 
     def _json(self, body: object, status: int = 200) -> httpx.Response:
         date = formatdate(self.clock.now() + self.skew, usegmt=True)

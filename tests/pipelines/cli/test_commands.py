@@ -137,6 +137,7 @@ def test_providers_shows_every_profile_and_limit(say: Say) -> None:
     assert "openai" in out
     assert "local" in out
     assert "50,000" in out
+    assert "24h, 1h" in out  # the default first
 
 
 def test_looking_changes_nothing(world: World, say: Say) -> None:

@@ -12,8 +12,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from dagster_batch_llm.resources.errors import StorageError
 from dagster_batch_llm.resources.local import LocalServer, ensure_server, stop_server
 from filelock import FileLock, Timeout
 from openai.types import Batch
+
+from ..json_server import json_server
 
 pytestmark = pytest.mark.real
 
@@ -244,32 +245,18 @@ def test_stopping_what_does_not_run_is_nothing(home: Path) -> None:
     assert ensure_server(home, upstream=NOWHERE).pid != server.pid
 
 
-class FakeUpstream(BaseHTTPRequestHandler):
-    """Says the last word of the question, and fails at "fail"."""
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = body["messages"][-1]["content"]
-        status = 500 if text == "fail" else 200
-        reply = {"error": {"message": "failed"}} if text == "fail" else {"said": text, "path": self.path}
-        content = json.dumps({**reply, "key": self.headers["Authorization"]}).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name it overrides
-        pass
-
-
 @pytest.fixture
 def upstream() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), FakeUpstream) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-        server.shutdown()
-        thread.join()
+    """Says the last word of the question, and fails at "fail"."""
+
+    def say(path: str, body: dict[str, Any], headers: Mapping[str, str]) -> tuple[int, dict[str, Any]]:
+        text = body["messages"][-1]["content"]
+        if text == "fail":
+            return 500, {"error": {"message": "failed"}}
+        return 200, {"said": text, "path": path, "key": headers["Authorization"]}
+
+    with json_server(say) as address:
+        yield f"{address}/v1"
 
 
 def test_rows_go_to_the_users_own_server(

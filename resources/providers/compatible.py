@@ -1,0 +1,44 @@
+"""Any other server that offers OpenAI's files and batches, as a Dagster resource."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..errors import UserError
+from .profile import COMPATIBLE
+from .protocol import BatchProvider
+from .resource import BatchResource, clean_key
+
+
+class OpenAICompatibleBatch(BatchResource):
+    """A server of your own, or a service, that offers ``/files`` and ``/batches`` as OpenAI does.
+
+    Nothing is taken for granted that servers of this shape do differently: a status that OpenAI doesn't have is waited
+    out, and a listing that can't be read to its end proves nothing.
+
+    Args:
+        base_url: Its address with the version, such as ``http://127.0.0.1:8090/v1``.
+        api_key: Its key, if it wants one: ``dg.EnvVar(…)``. It goes nowhere but to `base_url`.
+        completion_window: Passed on as it is; which windows there are is the server's business.
+        max_rows_per_batch: Cut into smaller batches than 50,000 rows.
+        max_file_bytes: Largest request file that the server takes, in bytes. A row that is larger becomes an error row.
+
+    Raises:
+        UserError: The address isn't one, or a limit is below one.
+        MissingSecretError: The key can't be one.
+    """
+
+    base_url: str
+    api_key: str = ""
+    completion_window: str = "24h"
+    max_file_bytes: int = COMPATIBLE.max_bytes
+
+    def provider(self) -> BatchProvider:
+        if self.max_file_bytes < 1:
+            raise UserError(
+                f"{COMPATIBLE.name}: max_file_bytes is {self.max_file_bytes}; a file has at least one byte."
+            )
+        key = clean_key(COMPATIBLE.name, self.api_key, "BATCH_SERVER_KEY") if self.api_key else ""
+        line = min(COMPATIBLE.max_line_bytes, self.max_file_bytes)
+        profile = replace(COMPATIBLE, max_bytes=self.max_file_bytes, max_line_bytes=line)
+        return self.client(profile, base_url=self.base_url, api_key=key, window=self.completion_window)
