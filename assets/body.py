@@ -32,7 +32,7 @@ from .collect import write_table
 from .look import look, unfinished
 from .plan import write_plan
 from .report import by_partition, observation, result
-from .run import STATE_TAG, RunFacts, Waiting, leaves_at, sensor_will_come
+from .run import STATE_TAG, RunFacts, Waiting, leaves_at, why_no_sensor
 from .source import Source
 from .task import TaskSpec
 
@@ -62,7 +62,7 @@ def converge(context: dg.AssetExecutionContext, declared: Declaration) -> Events
     try:
         run = RunFacts.of(context)
         ledger = Ledger()
-        tables: TableStore = getattr(context.resources, declared.tables)
+        tables = _tables(context, declared)
         stored = _stored_plan(ledger, context, run)
         llm = stored.llm if stored else declared.llm
         with contextlib.ExitStack() as stack:
@@ -78,6 +78,16 @@ def converge(context: dg.AssetExecutionContext, declared: Declaration) -> Events
         final = isinstance(error, InputError | MissingSecretError | RefusedError)
         asset = context.asset_key.to_user_string()
         raise dg.Failure(f"{asset}: {error.message}", allow_retries=not final) from error
+
+
+def _tables(context: dg.AssetExecutionContext, declared: Declaration) -> TableStore:
+    found: object = getattr(context.resources, declared.tables)
+    if not isinstance(found, TableStore):
+        raise InputError(
+            f"resource {declared.tables!r} is a {type(found).__name__}, where LLM tables can't be written. Give that "
+            "key to a DuckDBTables or ParquetTables, or name another one with tables='…'."
+        )
+    return found
 
 
 def _resource(
@@ -121,9 +131,9 @@ def _new_plan(
     with tempfile.TemporaryDirectory(prefix="batch_llm_") as scratch:
         declared.source.bind(engine, context=context, tables=tables, scratch=Path(scratch))
         profile = machine.provider(declared.llm).profile
-        sizes = write_plan(
-            engine, spec=spec, profile=profile, home=Home(ledger.home), plan=plan, partitions=run.partitions
-        )
+        home = Home(ledger.home)
+        sizes = write_plan(engine, spec=spec, profile=profile, home=home, plan=plan, partitions=run.partitions)
+        tables.check(context.asset_key, spec.column_names, run.partitions)
     ledger.looks.declare(spec.request)
     return ledger.plans.open(
         Plan(
@@ -265,7 +275,11 @@ class _Convergence:
         self._ledger.plans.close(plan.id, PlanState.DONE)
 
     def _how_to_wait(self) -> Waiting:
-        if self._run.location is None or not sensor_will_come(self._context.instance, self._context.run):
+        missing = why_no_sensor(self._context.instance, self._context.run)
+        if missing is not None:
+            # Without a code location, as in a notebook or a test, there is nothing to be mended.
+            if self._run.location is not None:
+                self._context.log.warning(f"{missing} Until then each run waits for its batches and holds its worker.")
             return Waiting.HOLD
         if self._run.backfill is None:
             return Waiting.DETACH

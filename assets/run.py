@@ -94,17 +94,17 @@ def leaves_at(instance: DagsterInstance, run: DagsterRun) -> float | None:
     return record.start_time + limit - min(_HAND_OVER_SECONDS, limit / 2)
 
 
-def sensor_will_come(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Whether the daemon is alive and this location's sensor is switched on.
+def why_no_sensor(instance: DagsterInstance, run: DagsterRun) -> str | None:
+    """Why nobody would bring a batch's answers if this run ended, and what to do; None if the sensor will.
 
     This is the one place that knows how a run lets go; the day Dagster offers suspended runs, it changes here.
     """
-    if instance.is_ephemeral or run.remote_job_origin is None:
-        return False
+    location = _location(run)
+    if instance.is_ephemeral or location is None:
+        return "This run was not launched through a code location, so no sensor follows it."
     statuses = instance.get_daemon_statuses(daemon_types=["SENSOR"])
     if not all(status.healthy for status in statuses.values()):
-        return False
-    location = _location(run)
+        return "Dagster's daemon is not running, so no sensor brings the answers. Start dagster-daemon."
     states = [
         state
         for state in instance.all_instigator_state()
@@ -112,4 +112,8 @@ def sensor_will_come(instance: DagsterInstance, run: DagsterRun) -> bool:
         and state.origin.repository_origin.code_location_origin.location_name == location
     ]
     # A sensor that is declared RUNNING has no stored state until the daemon has seen it once.
-    return bool(states) and all(state.is_running for state in states)
+    if not states:
+        return f"Code location {location} has no {SENSOR_NAME} yet. Merge batch_llm_defs() into its definitions."
+    if not all(state.is_running for state in states):
+        return f"The sensor {SENSOR_NAME} of code location {location} is switched off. Switch it on."
+    return None

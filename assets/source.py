@@ -18,7 +18,7 @@ import pandas as pd
 import pyarrow as pa
 
 from ..resources.duck import connect, literal
-from ..resources.errors import InputError
+from ..resources.errors import InputError, StorageError
 from ..resources.query import tables_of, without_end
 from ..resources.table_store import TableStore, converted
 
@@ -76,7 +76,10 @@ class SqlSource:
         try:
             tables.export(without_end(self.sql), file)
         except (duckdb.ProgrammingError, duckdb.DataError) as error:
-            raise InputError(f"The source query failed ({error}): {self.sql!r}") from error
+            raise InputError(
+                f"The source query failed ({error}): {self.sql!r}. It reads tables of the resource where this table is "
+                "written; an asset is among them if its io_manager_key names that resource."
+            ) from error
         engine.execute(f"CREATE TEMP VIEW source AS FROM read_parquet({literal(str(file))})")
 
 
@@ -150,19 +153,34 @@ def as_source(source: str | dg.AssetKey | dg.AssetsDefinition | dg.AssetSpec) ->
 
 
 def _load(context: dg.AssetExecutionContext, key: dg.AssetKey, kind: type | None) -> Any:
-    """An upstream asset's value; of a partitioned one, the partitions of this run."""
+    """An upstream asset's value; of a partitioned one, the partitions of this run.
+
+    Raises:
+        InputError: The source is partitioned in another way.
+        StorageError: Its IO manager has no value of it.
+    """
     upstream = context.job_def.asset_layer.get(key).partitions_def
     if upstream is None:
-        return context.load_asset_value(key, python_type=kind)
+        return _loaded(context, key, kind)
     if not context.has_partition_key and not context.has_partition_key_range:
         raise InputError(
             f"the source {key.to_user_string()} is partitioned and the table isn't. Read it with SQL instead "
             "(source='SELECT … FROM …'), or partition the table alike."
         )
-    values = [context.load_asset_value(key, python_type=kind, partition_key=k) for k in context.partition_keys]
+    values = [_loaded(context, key, kind, partition_key=k) for k in context.partition_keys]
     if len(values) == 1:
         return values[0]
     return _concatenated([_as_columns(value, key.to_user_string()) for value in values], kind)
+
+
+def _loaded(context: dg.AssetExecutionContext, key: dg.AssetKey, kind: type | None, **partition: str) -> Any:
+    try:
+        return context.load_asset_value(key, python_type=kind, **partition)
+    except (OSError, LookupError) as error:
+        raise StorageError(
+            f"The source {key.to_user_string()} can't be loaded by its IO manager ({error!r}). Is an asset called so, "
+            "and has it been materialized?"
+        ) from error
 
 
 def _concatenated(values: Sequence[Any], kind: type | None) -> Any:

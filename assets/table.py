@@ -14,7 +14,7 @@ from .body import Declaration, Events, converge
 from .outputs import Output, as_output
 from .run import MODEL_METADATA
 from .source import FunctionSource, Source
-from .task import ERROR, PARTITION, STATUS, TaskSpec
+from .task import PARTITION, TaskSpec
 
 
 class TableOptions(TypedDict, total=False):
@@ -222,10 +222,10 @@ def _asset(name: str, declared: Declaration, options: TableOptions) -> dg.Assets
 
 
 def _metadata(spec: TaskSpec) -> dict[str, Any]:
-    names = [*spec.keep, *(column.name for column in spec.columns), STATUS, ERROR]
-    types = {STATUS: "VARCHAR", ERROR: "VARCHAR", **{column.name: column.sql_type for column in spec.columns}}
+    outputs = {column.name: column.sql_type for column in spec.columns}
     # A kept column's type is known once it has been read.
-    columns = [dg.TableColumn(name, types.get(name, "as read"), spec.described(name)) for name in names]
+    types = {**dict.fromkeys(spec.column_names, "VARCHAR"), **dict.fromkeys(spec.keep, "as read"), **outputs}
+    columns = [dg.TableColumn(name, kind, spec.described(name)) for name, kind in types.items()]
     return {
         "dagster/column_schema": dg.TableSchema(columns=columns),
         MODEL_METADATA: spec.request.model,

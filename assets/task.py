@@ -91,6 +91,12 @@ class TaskSpec:
         """Changes with anything that changes the table: 16 hexadecimal characters."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
+    @property
+    def column_names(self) -> list[str]:
+        """The table's columns."""
+        ours = [STATUS, ERROR, *([PARTITION] if self.partition_expr else [])]
+        return [*self.keep, *(column.name for column in self.columns), *ours]
+
     def described(self, name: str) -> str:
         """What a column of the table holds, for people."""
         ours = {

@@ -43,6 +43,10 @@ class ParquetTables(TableStore):
         """Whether the table is there."""
         return bool(self._files(key))
 
+    def check(self, key: dg.AssetKey, columns: Sequence[str], partitions: Sequence[str]) -> None:
+        self._check_layout(key, partitions)
+        super().check(key, columns, partitions)
+
     def metadata(self, key: dg.AssetKey) -> dict[str, Any]:
         """What Dagster's UI shows as the place of a table."""
         return {
@@ -82,12 +86,7 @@ class ParquetTables(TableStore):
     ) -> int:
         place = self._place(key)
         try:
-            if place.is_dir() if not partitions else place.is_file():
-                raise StorageError(
-                    f"{place} holds the table {'with' if not partitions else 'without'} partitions, and it is to be "
-                    f"written {'with' if partitions else 'without'} them. Move it away and run again; answers that are "
-                    "paid are kept."
-                )
+            self._check_layout(key, partitions)
             if partitions:
                 return self._write_partitions(engine, key, source, expression, partitions)
             query, metadata = storable(engine, source)
@@ -98,6 +97,15 @@ class ParquetTables(TableStore):
                 f"Table {key.to_user_string()} in {self.folder} can't be written ({error}). The table is as it was "
                 "before; answers that are paid are kept."
             ) from error
+
+    def _check_layout(self, key: dg.AssetKey, partitions: Sequence[str]) -> None:
+        place = self._place(key)
+        if place.is_file() if partitions else place.is_dir():
+            raise StorageError(
+                f"{place} holds the table {'without' if partitions else 'with'} partitions, and it is to be written "
+                f"{'with' if partitions else 'without'} them. Move it away and run again; answers that are paid are "
+                "kept."
+            )
 
     def _write_partitions(
         self,

@@ -52,6 +52,21 @@ class TableStore(dg.ConfigurableIOManager, ABC):
     ) -> int:
         """Replace a table, or the given partitions of it, with a query's rows; gives their number."""
 
+    def check(self, key: dg.AssetKey, columns: Sequence[str], partitions: Sequence[str]) -> None:
+        """Raise `StorageError` if rows of these columns couldn't be written; asked before they are paid."""
+        if not partitions or not self.exists(key):
+            return
+        with self.opened(read_only=True) as engine:
+            old = self.read(engine, key, "", ()).columns
+        gone, new = [sorted(set(a) - set(b)) for a, b in ((old, columns), (columns, old))]
+        if gone or new:
+            said = [f"{words} {listed(names)}" for words, names in (("has", gone), ("doesn't have", new)) if names]
+            raise StorageError(
+                f"Table {key.to_user_string()} has other columns than the rows for its partition(s) "
+                f"{listed(partitions)}: it {' and '.join(said)}. Nothing was asked. Drop the table and materialize "
+                "all its partitions again; answers that are paid are kept."
+            )
+
     def refuse_others(
         self,
         engine: duckdb.DuckDBPyConnection,
@@ -85,9 +100,11 @@ class TableStore(dg.ConfigurableIOManager, ABC):
             try:
                 engine.register("value", obj)
             except duckdb.Error as error:
+                why = str(error).splitlines()[0]
                 raise StorageError(
-                    f"Asset {context.asset_key.to_user_string()} gave a {type(obj).__name__}, which can't be stored as "
-                    "a table. Return a pandas or polars DataFrame or a pyarrow Table."
+                    f"Asset {context.asset_key.to_user_string()} gave a {type(obj).__name__} that can't be stored as a "
+                    f"table ({why}). Return a pandas or polars DataFrame or a pyarrow Table, with columns of types "
+                    "that DuckDB has."
                 ) from error
             count = self.write(engine, context.asset_key, "SELECT * FROM value", str(expression or ""), keys)
         context.add_output_metadata(  # pyright: ignore[reportUnknownMemberType]

@@ -103,7 +103,7 @@ def stop() -> None:
 
     folder = default_home() / "local"
     stop_server(folder)
-    _console().print(screens.plain(f"No local server runs in {folder}."))
+    _console().print(screens.plain(f"The local server in {folder} is stopped."))
 
 
 @local.command()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rich.console import RenderableType
@@ -121,12 +121,11 @@ def incidents(ledger: Ledger) -> RenderableType:
 
 
 def providers() -> RenderableType:
-    """The profiles, a line per limit and a column per provider."""
+    """What a provider takes and how long things take, a column per provider."""
     known = [value for value in vars(profile).values() if isinstance(value, profile.Profile)]
     table = _grid("", *(f">{one.name}" for one in known))
-    for field in fields(profile.Profile):
-        if field.name != "name":
-            table.add_row(field.name, *(plain(_said(getattr(one, field.name))) for one in known))
+    for heading, said in _LIMITS.items():
+        table.add_row(heading, *(plain(said(one)) for one in known))
     return table
 
 
@@ -136,16 +135,17 @@ def plain(value: object) -> Text:
 
 
 def duration(seconds: float) -> str:
-    """Two units of a length of time.
+    """A length of time in at most two units.
 
     Example:
-        >>> duration(4), duration(75), duration(7260), duration(180_000)
-        ('4 s', '1 min 15 s', '2 h 1 min', '2 d 2 h')
+        >>> duration(4), duration(75), duration(7200), duration(180_000)
+        ('4 s', '1 min 15 s', '2 h', '2 d 2 h')
     """
     whole = max(0, int(seconds))
     for unit, size, lesser, part in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
         if whole >= size:
-            return f"{whole // size} {unit} {whole % size // part} {lesser}"
+            rest = whole % size // part
+            return f"{whole // size} {unit}" + (f" {rest} {lesser}" if rest else "")
     return f"{whole} s"
 
 
@@ -165,18 +165,6 @@ def _table(plan: Plan) -> str:
     return f"{plan.asset} [{plan.partitions[0]}{more}]" if plan.partitions else plan.asset
 
 
-def _said(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int | float):
-        return f"{value:,}"
-    if isinstance(value, dict):
-        return ", ".join(map(str, value.values()))  # pyright: ignore[reportUnknownArgumentType]
-    if isinstance(value, frozenset):
-        return ", ".join(sorted(map(str, value)))  # pyright: ignore[reportUnknownArgumentType]
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)  # pyright: ignore[reportUnknownArgumentType]
-
-
 def _grid(*headings: str) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in headings:
@@ -184,3 +172,15 @@ def _grid(*headings: str) -> Table:
             heading.removeprefix(">"), justify="right" if heading.startswith(">") else "left", overflow="fold"
         )
     return table
+
+
+_LIMITS: Mapping[str, Callable[[profile.Profile], str]] = {
+    "requests in a batch": lambda one: f"{one.max_rows:,}",
+    "request file, MB": lambda one: f"{one.max_bytes / 1e6:g}",
+    "one request, MB": lambda one: f"{one.max_line_bytes / 1e6:g}",
+    "windows, the default first": lambda one: ", ".join(one.windows),
+    "a batch is looked at every": lambda one: " to ".join(map(duration, one.poll_seconds)),
+    "a lost create is sent again": lambda one: (
+        "when its file is deleted" if one.revocable else f"after {duration(one.settle)}"
+    ),
+}

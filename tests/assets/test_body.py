@@ -154,7 +154,7 @@ def test_the_order_of_answers_means_nothing(house: House) -> None:
     [
         (errored("server_error", "it broke"), "errored", "server_error: it broke"),
         (answered('{"label": "ugly"}'), "invalid", 'label is "ugly", not one of good, bad'),
-        (answered("good"), "invalid", "the answer is not JSON"),
+        (answered("good"), "invalid", "the answer is not JSON: good"),
         (answered('{"mood": "good"}'), "invalid", "label is missing"),
         (answered(None), "invalid", "the answer is empty"),
         (answered('{"label": "go', finish="length"), "truncated", "the answer was cut off at the output limit"),

@@ -165,7 +165,7 @@ def test_free_text_is_kept_as_it_came(house: House) -> None:
 
 
 def test_hostile_rows_are_asked_and_answered_as_they_are(house: House) -> None:
-    texts = ["{text}", "'; DROP TABLE x; --", "nul \x00!", "😀", '{"custom_id": "x"}', "a\u2028b\r\nc", "\\u0041", ""]
+    texts = ["{text}", "'; DROP TABLE x; --", "nul \x00!", "😀", '{"custom_id": "x"}', "a\u2028b\r\nc", "\\u0041"]
     house.server.rule = lambda prompt, body: answered(json.dumps({"label": "y" if prompt == texts[2] else "x"}))
     house.done(rows_asset("reviews", pa.table({"id": texts, "text": texts})), moods())
     assert sorted(house.server.prompts) == sorted(texts)

@@ -92,7 +92,7 @@ def test_an_answer_that_breaks_the_model_is_an_error_row_beside_good_ones(house:
     assert house.rows("details", "id, status, error, dishes") == [
         (0, "invalid", 'dishes[1].price is "free", not a number', None),
         (1, "ok", None, [SOUP]),
-        (2, "invalid", "the answer is not JSON", None),
+        (2, "invalid", "the answer is not JSON: I'd say happy.", None),
     ]
     assert house.server.prompts.count("a") == 3  # an unusable answer may be luck
     assert house.server.prompts.count("b") == 1

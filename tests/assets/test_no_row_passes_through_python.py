@@ -95,7 +95,7 @@ def converge(folder: Path, count: int, output: Output) -> None:
     assert unfinished(ledger, opened) == 0
     tables = DuckDBTables(path=str(folder / "warehouse.duckdb"))
     collected = write_table(ledger, tables, dg.AssetKey("table"), opened, spec)
-    assert (collected.rows, collected.statuses) == (count, {"ok": count})
+    assert (collected.rows, collected.statuses) == (count, {None: {"ok": count}})
 
 
 @pytest.mark.parametrize("output", [Labels(["a", "b"]), Vector()], ids=["labels", "vectors"])

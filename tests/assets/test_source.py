@@ -11,6 +11,7 @@ from dagster_batch_llm.assets import Labels, classify_asset, llm_table
 from dagster_batch_llm.assets.source import AssetSource, FunctionSource, SqlSource, as_source
 from dagster_batch_llm.resources import DuckDBTables, OpenAIBatch
 from dagster_batch_llm.resources.errors import InputError
+from dagster_batch_llm.resources.ledger import PlanState, schema
 
 from .conftest import House, failure, rows_asset
 from .fake_provider import by_first_label, errored
@@ -396,3 +397,31 @@ def test_an_argument_of_another_type_is_named(argument: str, value: Any, says: s
     with pytest.raises(InputError, match=says) as raised:
         moods(**{"name": "t", argument: value})
     assert "secret" not in str(raised.value)
+
+
+def test_a_place_where_tables_can_not_be_written_is_told_before_anything_is_asked(house: House) -> None:
+    reviews = rows_asset("reviews", pa.table(ROWS))
+    house.done(reviews)
+    other = moods(tables="io_manager")
+    result = house.run(reviews, other, select=[other], resources={"io_manager": dg.mem_io_manager})
+    assert "moods: resource 'io_manager' is a InMemoryIOManager, where LLM tables can't be written" in failure(result)
+    assert house.server.requests == []
+
+
+def test_a_partition_of_a_table_with_other_columns_is_not_asked(house: House) -> None:
+    reviews, table = rows_asset("reviews", pa.table(ROWS)), grouped()
+    house.done(reviews)
+    house.done(reviews, table, select=[table], partition="a")
+    house.server.forget()
+    renamed = grouped(label_column="mood")
+    result = house.run(reviews, renamed, select=[renamed], partition="b")
+    assert "it has 'label' and doesn't have 'mood'. Nothing was asked." in failure(result)
+    assert house.server.requests == []
+    assert house.ledger.plans.find(schema.plan.c.state == PlanState.OPEN) == []
+
+
+def test_a_source_that_nobody_made_is_told(house: House) -> None:
+    table = moods("tikets")
+    result = house.run(table)
+    assert "moods: The source tikets can't be loaded by its IO manager" in failure(result)
+    assert "Is an asset called so" in failure(result)

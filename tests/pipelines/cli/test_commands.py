@@ -221,7 +221,7 @@ def test_the_local_server_is_started_and_stopped(home: Path, say: Say) -> None:
         assert "http://127.0.0.1:" in say("local", "start")
         assert (home / "local" / "token").exists()
     finally:
-        assert "No local server runs" in say("local", "stop")
+        assert "is stopped" in say("local", "stop")
     assert Path(say("local", "weights").replace("\n", "")).is_dir()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import mimetypes
 import re
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -23,6 +24,17 @@ from dagster_batch_llm.resources.providers.protocol import Batch, Phase
 from .aibrix import running_model
 
 CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(autouse=True)
+def no_table_of_media_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package asks this machine what a ``.jsonl`` is, and a machine may have an answer."""
+
+    def guess_type(*_: object, **__: object) -> tuple[None, None]:
+        return None, None
+
+    monkeypatch.setattr(mimetypes, "guess_type", guess_type)
+
 
 MAY_DIFFER = re.compile(
     "user-agent|x-stainless-.*"  # who asks
