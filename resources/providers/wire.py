@@ -16,6 +16,24 @@ _HERE = "the prompt goes here"
 _FINAL = (400, 413, 422)
 """HTTP statuses of a row that say that the request itself is wrong: asking it again can't change that."""
 
+_OUTCOME = f"""CASE
+    WHEN code IN ('batch_expired', 'batch_cancelled') THEN 'expired'
+    WHEN status IN {_FINAL} THEN 'refused'
+    WHEN error IS NOT NULL OR status IS NULL OR status NOT BETWEEN 200 AND 299 THEN 'errored'
+    WHEN refusal IS NOT NULL OR finish = 'content_filter' THEN 'refused'
+    WHEN finish = 'length' THEN 'truncated'
+    WHEN invalid IS NOT NULL THEN 'invalid'
+    ELSE 'ok'
+END"""
+_REASON = f"""CASE
+    WHEN outcome = 'ok' THEN NULL
+    WHEN outcome = 'refused' AND status NOT IN {_FINAL}
+        THEN coalesce(refusal, 'stopped by the provider''s content filter')
+    WHEN outcome = 'truncated' THEN 'the answer was cut off at the output limit'
+    WHEN outcome = 'invalid' THEN invalid
+    ELSE coalesce(said, 'the provider gave neither an answer nor a reason')
+END"""
+
 
 def request_body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
     """One request's body, as the provider documents it."""
@@ -96,15 +114,7 @@ def result_sql(spec: RequestSpec) -> str:
             SELECT *,
                 nullif(concat_ws(': ', coalesce(code, 'status ' || status), words), '') AS said,
                 {_invalid_sql(spec)} AS invalid,
-                CASE
-                    WHEN code IN ('batch_expired', 'batch_cancelled') THEN 'expired'
-                    WHEN status IN {_FINAL} THEN 'refused'
-                    WHEN error IS NOT NULL OR status IS NULL OR status NOT BETWEEN 200 AND 299 THEN 'errored'
-                    WHEN refusal IS NOT NULL OR finish = 'content_filter' THEN 'refused'
-                    WHEN finish = 'length' THEN 'truncated'
-                    WHEN invalid IS NOT NULL THEN 'invalid'
-                    ELSE 'ok'
-                END AS outcome,
+                {_OUTCOME} AS outcome,
             FROM read
         )
         SELECT
@@ -112,15 +122,7 @@ def result_sql(spec: RequestSpec) -> str:
             outcome,
             answer,
             CASE WHEN outcome = 'ok' THEN vector END AS vector,
-            CASE outcome
-                WHEN 'ok' THEN NULL
-                WHEN 'refused' THEN
-                    CASE WHEN status IN {_FINAL} THEN said
-                    ELSE coalesce(refusal, 'stopped by the provider''s content filter') END
-                WHEN 'truncated' THEN 'the answer was cut off at the output limit'
-                WHEN 'invalid' THEN invalid
-                ELSE coalesce(said, 'the provider gave neither an answer nor a reason')
-            END AS reason,
+            {_REASON} AS reason,
             {_tokens_sql("coalesce(body->>'$.usage.prompt_tokens', body->>'$.usage.input_tokens')")} AS input_tokens,
             {_tokens_sql("body->>'$.usage.prompt_tokens_details.cached_tokens'")} AS cached_tokens,
             {_tokens_sql("coalesce(body->>'$.usage.completion_tokens', body->>'$.usage.output_tokens')")}
