@@ -142,6 +142,31 @@ def test_the_readmes_parquet_example_makes_a_file_per_partition(elsewhere: Path)
     assert counted == [{"status": "ok", "n": 3}]
 
 
+def test_the_readmes_module_serves_the_tables_of_a_defs_folder(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = next(
+        block.text
+        for block in PYTHON
+        if block.page == README and "assets=" not in block.text and "defs =" in block.text
+    )
+    table = next(block.text for block in PYTHON if block.page == README and block.text.count("\n") <= 12)
+    (elsewhere / "pyproject.toml").write_text(
+        '[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "shop_of_the_readme"\n'
+    )
+    defs = elsewhere / "shop_of_the_readme" / "defs"
+    defs.mkdir(parents=True)
+    for file, text in ((defs.parent / "__init__.py", ""), (defs / "llm.py", module), (defs / "topics.py", table)):
+        file.write_text(text)
+    monkeypatch.setattr(sys, "path", [str(elsewhere), *sys.path])
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    found = dg.load_from_defs_folder(path_within_project=defs.parent)
+    repository = found.get_repository_def()
+    assert [key.to_user_string() for key in repository.asset_graph.materializable_asset_keys] == ["review_topics"]
+    assert [sensor.name for sensor in repository.sensor_defs] == ["batch_llm_sensor"]
+    assert {"openai", "tables"} <= set(repository.get_top_level_resources())
+
+
 def test_the_readme_says_what_its_example_costs() -> None:
     # Counted in the test above: 3 + 1 + 3 rows, all different.
     assert "this pays for seven requests" in README.read_text()
