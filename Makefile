@@ -3,10 +3,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ROWS ?= 400
+OLDEST := tests/assets/test_source.py tests/assets/test_body.py tests/resources/test_tables.py tests/resources/test_parquet_tables.py
 AIBRIX := 0.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint format docs docs-pictures browser services build clean
+.PHONY: help demo dev test lint format oldest docs docs-pictures browser services build clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -46,6 +47,11 @@ services: build/services/aibrix/.ready-$(AIBRIX) ## install the foreign batch se
 
 test: $(VENV)/.dev ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+oldest: $(VENV)/.dev ## run the tests of tables with the oldest releases that pyproject.toml allows, such as pandas 2
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/oldest
+	@$(BIN)/uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct --editable '.[demo]' --group dev
+	@build/oldest/bin/python -m pytest -n 2 --dist worksteal $(or $(ARGS),$(OLDEST))
 
 lint: $(VENV)/.dev ## ruff and pyright (strict)
 	@$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from playwright.sync_api import FloatRect, Locator
 from .chromium import chromium
 from .dagster_ui import DagsterUI
 
-FOLDER = Path(__file__).parent.parent / "docs" / "pictures"
+FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 ASSETS = (
     "stdlib_functions",
     "function_topics",
