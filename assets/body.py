@@ -308,6 +308,7 @@ class _Convergence:
         leave = leaves_at(context.instance, context.run)
         if self._run.backfill is None or leave is None or clock.now() < leave:
             return False
+        context.instance.add_run_tags(self._run.run_id, {STATE_TAG: "waiting"})
         plans.let_go(self._plan.id, self._run.run_id)
         plans.resign(self._run.backfill, self._run.run_id)
         context.log.info("This run is about to reach its maximum length; another one takes its place.")

@@ -9,7 +9,7 @@ from itertools import groupby
 import dagster as dg
 from dagster import DagsterInstance, RunsFilter
 
-from ..assets.run import BACKFILL_TAG, MODEL_METADATA, ORIGIN_TAG, PARTITION_TAG, PLAN_TAG, RANGE_TAGS
+from ..assets.run import BACKFILL_TAG, MODEL_METADATA, ORIGIN_TAG, PARTITION_TAG, PLAN_TAG, RANGE_TAGS, STATE_TAG
 from ..resources.ledger import AttemptState, Ledger, Origin, Plan, PlanState
 
 GENERATION_TAG = "batch_llm/generation"
@@ -175,8 +175,8 @@ def _failures(instance: DagsterInstance, ledger: Ledger, origin: Origin, movable
     if not runs:
         return origin.failures + 1 if now >= origin.due else None
     last = runs[0]
-    if not last.is_finished:
-        return None
+    if not last.is_finished:  # one that has said that it lets go stays until its successor is there
+        return 0 if last.tags.get(STATE_TAG) == "waiting" else None
     if last.status is dg.DagsterRunStatus.SUCCESS and last.tags.get(PLAN_TAG) != ",".join(p.id for p in movable):
         return 0
     failures = origin.failures + 1

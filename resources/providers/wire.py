@@ -150,7 +150,7 @@ def _invalid_sql(spec: RequestSpec) -> str:
     if spec.schema is None:
         return "CASE WHEN answer IS NULL THEN 'the answer is empty' END"
     return f"""CASE
-        WHEN answer IS NULL THEN 'the answer is empty'
+        WHEN coalesce(answer, '') = '' THEN 'the answer is empty'
         WHEN NOT json_valid(answer) THEN 'the answer is not JSON: ' || left(answer, 80)
         ELSE {breach_sql("answer", spec.schema)}
     END"""

@@ -193,6 +193,9 @@ def test_a_keeper_hands_over_before_dagster_ends_it_for_its_length(tmp_path: Pat
         )
         assert dagster.graphql.backfill_status(backfill) == "COMPLETED_SUCCESS", dagster.log()[-6000:]
         [plan] = dagster.ledger.plans.find()
-        assert dagster.run(plan.run).is_success
+        # The batch takes longer than two keepers may, so the successor is succeeded too.
+        runs = [dagster.run(plan.run), *dagster.collect_runs(plan.origin)]
+        assert len(runs) >= 3
+        assert [run.run_id for run in runs if not run.is_success] == []
         assert dagster.materializations("by_group")[0].run_id != plan.run
         assert dagster.paid("fast") == 1

@@ -137,7 +137,7 @@ CASES: list[tuple[str, RequestSpec, str | bytes, str, str]] = [
     ("label is a list", LABELS, said('{"label": ["good"]}'), "invalid", 'label is ["good"], not'),
     ("answer not JSON", LABELS, said("good"), "invalid", "not JSON"),
     ("answer cut in JSON", LABELS, said('{"label": "goo'), "invalid", "not JSON"),
-    ("answer empty", LABELS, said(""), "invalid", "not JSON"),
+    ("answer empty", LABELS, said(""), "invalid", "empty"),
     ("answer is a JSON list", LABELS, said("[1]"), "invalid", "the answer is [1], not an object"),
     ("vector", VECTOR, embedded([0.5, 1]), "ok", ""),
     ("vector too short", VECTOR, embedded([0.5]), "invalid", "no vector"),

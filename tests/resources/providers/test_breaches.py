@@ -131,7 +131,7 @@ def test_every_field_has_to_be_there_even_if_it_may_be_null(name: str) -> None:
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ("", "the answer is not JSON"),
+        ("", "the answer is empty"),
         ("I'd say work.", "the answer is not JSON"),
         (f"```json\n{json.dumps(GOOD)}\n```", "the answer is not JSON"),
         (json.dumps(GOOD)[:-1], "the answer is not JSON"),
@@ -144,7 +144,8 @@ def test_every_field_has_to_be_there_even_if_it_may_be_null(name: str) -> None:
     ],
 )
 def test_an_answer_of_another_shape_is_invalid(answer: str, reason: str) -> None:
-    assert judged(answer) == ("invalid", reason)
+    shown = f": {answer[:80]}" if reason.endswith("not JSON") else ""
+    assert judged(answer) == ("invalid", reason + shown)
 
 
 @pytest.mark.parametrize("name", ["a b", "a.b", 'quo"te', "it's", "back\\slash", "$x", "[0]", "ünï😀", "{0}"])
