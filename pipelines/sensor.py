@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 
 import dagster as dg
@@ -10,6 +11,7 @@ import dagster as dg
 from ..assets.report import observation
 from ..assets.run import SENSOR_NAME
 from ..resources.errors import ProviderError
+from ..resources.late import HORIZON_SECONDS
 from ..resources.ledger import Attempt, AttemptState, Ledger, Plan, PlanState
 from ..resources.machine import BatchMachine
 from .continuation import collect_requests
@@ -18,6 +20,7 @@ from .providers import providers_of
 _TICK_SECONDS = 30.0
 """A tick ends well before Dagster's limit of 60 s; what it didn't reach is due first at the next one."""
 
+_SWEEP_SECONDS = 600.0
 _UNSETTLED = (AttemptState.CREATING, AttemptState.AMBIGUOUS)
 
 
@@ -50,8 +53,9 @@ def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason
         return dg.SkipReason("This sensor runs in a code location that a workspace has loaded.")
     ledger = Ledger()
     plans = _mine(context, ledger, origin.location_name)
+    cursor = _sweep(context, ledger, origin.location_name)
     if not plans:
-        return dg.SkipReason("No LLM table is waiting.")
+        return dg.SensorResult(skip_reason="No LLM table is waiting.", cursor=cursor)
     seen = _look_at_providers(context, ledger, plans)
     for plan in plans:
         if plan.state is PlanState.OPEN and _was_cancelled(context, plan):
@@ -61,6 +65,7 @@ def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason
         run_requests=requests,
         asset_events=_progress(ledger, plans, seen),
         skip_reason=None if requests else f"{len(plans)} plan(s) wait for their batches.",
+        cursor=cursor,
     )
 
 
@@ -83,6 +88,25 @@ def _look_at_providers(context: dg.SensorEvaluationContext, ledger: Ledger, plan
             except ProviderError as error:
                 context.log.warning(error.message)
     return seen
+
+
+def _sweep(context: dg.SensorEvaluationContext, ledger: Ledger, location: str) -> str:
+    """Look for late arrivals every ten minutes, also when no table waits; gives the cursor: when, by resource."""
+    last: dict[str, float] = json.loads(context.cursor or "{}")
+    now = ledger.clock.now()
+    used = ledger.attempts.used_since(now - HORIZON_SECONDS, location)
+    due = {llm for llm in used if now - last.get(llm, 0.0) >= _SWEEP_SECONDS}
+    with contextlib.closing(BatchMachine(ledger, providers_of(context, due, late=True), SENSOR_NAME)) as machine:
+        for llm in sorted(due):
+            last[llm] = now
+            try:
+                found = machine.sweep(llm)
+            except ProviderError as error:
+                context.log.warning(error.message)
+                continue
+            if found:
+                context.log.warning(f"{found} batch(es) of {llm!r} turned up late; see dagster-batch-llm incidents.")
+    return json.dumps({llm: last[llm] for llm in sorted(used & last.keys())})
 
 
 def _was_cancelled(context: dg.SensorEvaluationContext, plan: Plan) -> bool:

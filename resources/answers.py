@@ -52,7 +52,7 @@ def parse_results(
     tokens: Sequence[str],
     name: str,
     target: Path,
-    absent: Literal["missing", "expired"] = "missing",
+    absent: Literal["missing", "expired"] | None = "missing",
 ) -> Parsed:
     """Read whole result files into one answers file: each row of the manifest once, the first ok answer wins.
 
@@ -63,7 +63,7 @@ def parse_results(
         tokens: Of all sends whose answers may be in the files.
         name: The answers file's name in the ledger.
         target: Where it is written.
-        absent: The outcome of a row that no file speaks of.
+        absent: The outcome of a row that no file speaks of; None leaves it out.
     """
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW lines AS {_lines(results)}")
@@ -89,7 +89,7 @@ def _lines(results: Sequence[Path]) -> str:
     )
 
 
-def _matched(absent: Literal["missing", "expired"]) -> str:
+def _matched(absent: Literal["missing", "expired"] | None) -> str:
     reasons = {
         "missing": "the provider returned nothing for this row",
         "expired": "the batch was ended before this row's turn",
@@ -97,14 +97,14 @@ def _matched(absent: Literal["missing", "expired"]) -> str:
     return f"""
         SELECT
             manifest.key,
-            coalesce(outcome, {literal(absent)}) AS outcome,
+            coalesce(outcome, {literal(absent or "")}) AS outcome,
             answer,
             vector,
-            CASE WHEN outcome IS NULL THEN {literal(reasons[absent])} ELSE reason END AS reason,
+            CASE WHEN outcome IS NULL THEN {literal(reasons.get(absent or "", ""))} ELSE reason END AS reason,
             coalesce(input_tokens, 0) AS input_tokens,
             coalesce(cached_tokens, 0) AS cached_tokens,
             coalesce(output_tokens, 0) AS output_tokens,
-        FROM manifest LEFT JOIN (
+        FROM manifest {"LEFT" if absent else "INNER"} JOIN (
             FROM result WHERE row IS NOT NULL
             QUALIFY row_number() OVER (PARTITION BY row ORDER BY outcome <> 'ok', n) = 1
         ) AS best ON best.row = manifest.row
@@ -139,7 +139,7 @@ def unanswered_sql(keys: str, open_manifests: Sequence[Path], answers: Sequence[
 
 
 def best_sql(answers: Sequence[Path]) -> str:
-    """SQL for one row per answered key: its ok answer if there is one, else how it failed last."""
+    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last."""
     listed = ", ".join(f"({number}, {literal(str(path))})" for number, path in enumerate(answers))
     if not listed:
         return f"SELECT * FROM {parquet([], COLUMNS)}"
@@ -147,7 +147,9 @@ def best_sql(answers: Sequence[Path]) -> str:
         SELECT found.* EXCLUDE (filename)
         FROM read_parquet([{", ".join(literal(str(path)) for path in answers)}], filename=true) AS found
         JOIN (VALUES {listed}) AS file(n, path) ON file.path = found.filename
-        QUALIFY row_number() OVER (PARTITION BY key ORDER BY outcome <> 'ok', n DESC) = 1
+        QUALIFY row_number() OVER (
+            PARTITION BY key ORDER BY outcome <> 'ok', CASE outcome WHEN 'ok' THEN n ELSE -n END
+        ) = 1
     """
 
 

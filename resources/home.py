@@ -38,6 +38,10 @@ class Home:
         """Folder of one batch's result files; an attempt has more than one batch only after a duplicate."""
         return self.folder / "results" / attempt / str(batch)
 
+    def late_results(self, attempt: str, batch: str) -> Path:
+        """Folder of the result files of a batch that turned up after its attempt was closed."""
+        return self.folder / "results" / attempt / f"late-{batch}"
+
     def answers(self, name: str) -> Path:
         """An answers file, by the name that the ledger has for it."""
         return self.folder / "answers" / name

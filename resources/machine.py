@@ -16,8 +16,8 @@ import duckdb
 from .answers import parse_results, readable
 from .errors import AmbiguousError, BusyError, ProviderError, RefusedError, StaleFenceError, UnreachableError
 from .home import Home
+from .late import LateArrivals, ours
 from .ledger import Attempt, AttemptId, AttemptState, Ledger, Link, Send
-from .providers.openai_shape import TOKEN_KEY
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
 from .render import write_request_file
 
@@ -78,7 +78,7 @@ class BatchMachine:
             try:
                 prepared, send = self._upload(taken)
             except RefusedError as error:
-                self._attempts.move(taken, AttemptState.REFUSED, message=error.message, lease_until=0.0)
+                self._attempts.move(taken, AttemptState.REFUSED, **self._ended(error.message))
                 raise
             except ProviderError as error:
                 # An upload pays nothing, so however it failed it may simply be done again.
@@ -125,7 +125,7 @@ class BatchMachine:
         except _TooLateError:
             self._attempts.move(attempt, AttemptState.PLANNED, lease_until=0.0)
         except RefusedError as error:
-            self._attempts.move(attempt, AttemptState.REFUSED, message=error.message, lease_until=0.0)
+            self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(error.message))
             raise
         except (BusyError, UnreachableError) as error:
             self._postpone(self._attempts.move(attempt, AttemptState.PLANNED), error)
@@ -134,7 +134,14 @@ class BatchMachine:
             due = self._clock.now() + 1.0
             self._attempts.move(attempt, AttemptState.AMBIGUOUS, message=error.message, due=due, lease_until=0.0)
         else:
-            self._adopt(attempt, [(batch, send)])
+            try:
+                self._adopt(attempt, [(batch, send)])
+            except StaleFenceError:
+                # This process slept, and was replaced. What it has learnt must not be lost with it.
+                LateArrivals(self.ledger, provider, self._owner).arrived(batch, send)
+
+    def _ended(self, message: str) -> dict[str, object]:
+        return {"message": message, "closed_at": self._clock.now(), "lease_until": 0.0}
 
     def _postpone(self, attempt: Attempt, error: ProviderError) -> None:
         asked = error.retry_after
@@ -169,7 +176,7 @@ class BatchMachine:
                 raise
             # What is linked already was rejected unpaid, and the attempt planned anew; it isn't what was lost.
             rejected = {link.batch_id for link in self._attempts.links(unsure.id, rejected=True)}
-            found = [pair for pair in _ours(listing, sends) if pair[0].id not in rejected]
+            found = [pair for pair in ours(listing, sends) if pair[0].id not in rejected]
             if found:
                 self._choose(unsure, found)
             else:
@@ -210,6 +217,15 @@ class BatchMachine:
             self._attempts.move(attempt, AttemptState.PLANNED, file_id=None, revoked_at=None, lease_until=0.0)
         else:
             self._attempts.release(attempt, **wait)
+
+    def sweep(self, llm: str) -> int:
+        """Look for batches whose creates had been given up, and keep what they answered; gives how many there were."""
+        if llm not in self._providers:
+            return 0
+        late = LateArrivals(self.ledger, self._providers[llm], self._owner)
+        found = late.sweep()
+        late.collect()
+        return found
 
     # ---- submitted: looking --------------------------------------------------------------------------------------
 
@@ -291,7 +307,7 @@ class BatchMachine:
             for problem in batch.problems[:3]
         )
         message = f"{profile.name} rejected batch {batch.id} as a whole, unpaid: {reasons or 'no reason was given'}."
-        self._attempts.move(attempt, AttemptState.REFUSED, message=message, lease_until=0.0)
+        self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(message))
         raise RefusedError(message)
 
     def _fetch(self, provider: BatchProvider, attempt: Attempt, batches: Sequence[Batch]) -> list[Path]:
@@ -380,16 +396,3 @@ def _progress(batch: Batch) -> dict[str, object]:
         "failed": batch.failed,
         "expires_at": batch.expires_at,
     }
-
-
-def _ours(listing: Listing, sends: Sequence[Send]) -> list[tuple[Batch, Send]]:
-    """Batches that carry one of our sends, the one to keep first: ended well, then running, then the older."""
-    by_token = {send.token: send for send in sends}
-    by_file = {send.file_id: send for send in sends}
-    found = [
-        (batch, send)
-        for batch in listing.batches
-        if (send := by_token.get(batch.metadata.get(TOKEN_KEY, "")) or by_file.get(batch.input_file_id or ""))
-    ]
-    order = {Phase.COMPLETED: 0, Phase.FAILED: 2, Phase.EXPIRED: 2, Phase.CANCELLED: 2}
-    return sorted(found, key=lambda pair: (order.get(pair[0].phase, 1), pair[0].created_at or 0.0))

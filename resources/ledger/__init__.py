@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..clock import Clock
-from .attempts import AnswersFile, Attempt, AttemptId, Attempts, Link, Send
+from .attempts import AnswersFile, Attempt, AttemptId, Attempts, Incident, Link, Send
 from .connect import Database, default_home
 from .looks import Looks, Snapshot
 from .plans import Origin, Plan, PlanId, Plans
@@ -19,6 +19,7 @@ __all__ = [
     "AttemptId",
     "AttemptState",
     "Attempts",
+    "Incident",
     "Ledger",
     "Link",
     "Looks",

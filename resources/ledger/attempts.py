@@ -91,6 +91,15 @@ class AnswersFile:
     output_tokens: int
 
 
+@dataclass(frozen=True)
+class Incident:
+    """Something that a person should know, of a kind, about a plan, attempt or batch."""
+
+    kind: str
+    subject: str
+    message: str
+
+
 class Attempts:
     """Named transitions of attempts."""
 
@@ -157,15 +166,83 @@ class Attempts:
             c.execute(insert(schema.send).values(_columns(send)))
             return _move(c, attempt, AttemptState.CREATING, {"send_no": send.n, "file_id": send.file_id})
 
-    def adopt(self, attempt: Attempt, links: Sequence[Link], **values: Any) -> Attempt:
+    def adopt(
+        self, attempt: Attempt, links: Sequence[Link], incident: Incident | None = None, /, **values: Any
+    ) -> Attempt:
         """→ submitted: the first link survives, the others are duplicates that are collected too."""
         now = self._db.clock.now()
         with self._db.write() as c:
             for link in links:
                 row = {**_columns(link), "linked_at": now}
                 c.execute(insert_or_ignore(schema.link).values(row).on_conflict_do_nothing())
+            if incident is not None:
+                self._note(c, incident)
             fields_ = {"batch_id": links[0].batch_id, "submitted_at": now, "waits": 0, **values}
             return _move(c, attempt, AttemptState.SUBMITTED, fields_)
+
+    def settled_sends(self, account: str, since: float) -> list[Send]:
+        """Sends since then, but for those of attempts whose creates are being looked for."""
+        columns = [schema.send.c[field.name] for field in fields(Send)]
+        query = (
+            select(*columns)
+            .join(_T, _T.c.id == schema.send.c.attempt)
+            .where(_T.c.account == account, schema.send.c.t0 >= since)
+            .where(_T.c.state.not_in([AttemptState.CREATING, AttemptState.AMBIGUOUS]))
+        )
+        with self._db.read() as c:
+            return [Send(**row) for row in c.execute(query.order_by(schema.send.c.t0)).mappings()]
+
+    def used_since(self, since: float, location: str) -> set[str]:
+        """Resource keys by which a code location's tables have sent something since then."""
+        query = (
+            select(_T.c.llm)
+            .distinct()
+            .join(schema.send, schema.send.c.attempt == _T.c.id)
+            .join(schema.plan, schema.plan.c.id == _T.c.plan)
+            .where(schema.send.c.t0 >= since, schema.plan.c.location == location)
+        )
+        with self._db.read() as c:
+            return set(c.execute(query).scalars())
+
+    def linked(self, account: str) -> set[str]:
+        """Ids of all batches of an account that are known to be ours."""
+        with self._db.read() as c:
+            return set(c.execute(select(schema.link.c.batch_id).where(schema.link.c.account == account)).scalars())
+
+    def link_late(self, attempt: Attempt, link: Link, incident: Incident) -> bool:
+        """Note a batch that turned up late, once; an attempt that is being collected at the moment begins anew with it.
+
+        Gives whether it is new.
+        """
+        values = {"fence": attempt.fence + 1}
+        if attempt.state is AttemptState.SUBMITTED:
+            values |= {"ended_at": None, "lease_until": 0.0}
+        row = {**_columns(link), "linked_at": self._db.clock.now()}
+        with self._db.write() as c:
+            if c.execute(insert_or_ignore(schema.link).values(row).on_conflict_do_nothing()).rowcount == 0:
+                return False
+            _fenced(c, attempt, values)
+            self._note(c, incident)
+            return True
+
+    def late(self, account: str) -> list[Link]:
+        """Batches that turned up when their attempts were closed already."""
+        link = schema.link
+        query = (
+            select(*(link.c[field.name] for field in fields(Link)))
+            .join(_T, _T.c.id == link.c.attempt)
+            .where(link.c.account == account, link.c.extra, _T.c.state.not_in(OPEN_ATTEMPTS))
+            .where(link.c.linked_at > func.coalesce(_T.c.closed_at, 0.0))
+        )
+        with self._db.read() as c:
+            return [Link(**row) for row in c.execute(query).mappings()]
+
+    def index_late(self, attempt: Attempt, answers: AnswersFile) -> None:
+        """Name the answers file of a late arrival, which must be durable; once, however often it is done."""
+        with self._db.write() as c:
+            known = c.execute(select(schema.answers.c.file).where(schema.answers.c.file == answers.file)).first()
+            if known is None:
+                self._index(c, attempt, answers, self._db.clock.now())
 
     def close(self, attempt: Attempt, answers: AnswersFile) -> Attempt:
         """submitted → answered; the answers file must be durable already."""
@@ -220,10 +297,12 @@ class Attempts:
 
     def incident(self, kind: str, subject: str, message: str) -> bool:
         """Record something a person should know; the same one is recorded once. Gives whether it is new."""
-        row = {"at": self._db.clock.now(), "kind": kind, "subject": subject, "message": message}
         with self._db.write() as c:
-            done = c.execute(insert_or_ignore(schema.incident).values(row).on_conflict_do_nothing())
-            return done.rowcount > 0
+            return self._note(c, Incident(kind, subject, message))
+
+    def _note(self, c: Connection, incident: Incident) -> bool:
+        row = {"at": self._db.clock.now(), **_columns(incident)}
+        return c.execute(insert_or_ignore(schema.incident).values(row).on_conflict_do_nothing()).rowcount > 0
 
     def incidents(self) -> list[tuple[str, str, str]]:
         """(kind, subject, message), oldest first."""
@@ -269,5 +348,5 @@ def _attempt(row: RowMapping) -> Attempt:
     return Attempt(**columns)
 
 
-def _columns(record: Send | Link) -> dict[str, Any]:
+def _columns(record: Send | Link | Incident) -> dict[str, Any]:
     return {field.name: getattr(record, field.name) for field in fields(record)}

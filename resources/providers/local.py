@@ -57,6 +57,12 @@ class LocalBatch(BatchResource):
                 "or correct its address, and run again."
             ) from error
 
+    @property
+    def can_be_late(self) -> bool:
+        # A create is given up by deleting its file, and this server refuses one whose file is gone. Looking would
+        # only start it again.
+        return False
+
     def answering(self, model: str) -> str:
         # Its answers must never be taken for those of a paid model that was only tried out under its name.
         return model if self.upstream else _ENGINE

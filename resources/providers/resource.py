@@ -26,6 +26,11 @@ class BatchResource(dg.ConfigurableResource[BatchProvider], ABC):
     def check_ready(self) -> None:
         """Raise `ProviderError` if it is known already that nothing could be answered; called before planning."""
 
+    @property
+    def can_be_late(self) -> bool:
+        """Whether a batch may turn up after its create was given up, so that it has to be looked for."""
+        return True
+
     def answering(self, model: str) -> str:
         """What answers when `model` is asked for; it is part of the question, so of what may be reused."""
         return model

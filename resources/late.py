@@ -1,0 +1,147 @@
+"""Late arrivals: batches of ours that nobody knows of, because their create was given up, or repeated by a proxy.
+
+They are paid, whatever is done now. So they are recorded, stopped if they still run, and what they answered is kept:
+the first usable answer of a request wins, wherever it comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
+
+import duckdb
+
+from .answers import parse_results, readable
+from .errors import ProviderError, StaleFenceError
+from .home import Home
+from .ledger import Attempt, AttemptState, Incident, Ledger, Link, Send
+from .providers.openai_shape import TOKEN_KEY
+from .providers.protocol import Batch, BatchProvider, Listing, Phase
+
+HORIZON_SECONDS = 48 * 3600.0
+"""How long after its intent a create is looked for."""
+
+
+class LateArrivals:
+    """Looks for them in one account.
+
+    Args:
+        ledger: What was asked.
+        provider: The account's client.
+        owner: Who is working.
+    """
+
+    def __init__(self, ledger: Ledger, provider: BatchProvider, owner: str) -> None:
+        self._ledger = ledger
+        self._attempts = ledger.attempts
+        self._provider = provider
+        self._owner = owner
+
+    def sweep(self) -> int:
+        """Look through the provider's list for batches of our sends that the ledger doesn't know; gives how many.
+
+        Costs one listing that reaches back to the oldest send of the last 48 hours, and nothing if there is none.
+        """
+        since = self._ledger.clock.now() - HORIZON_SECONDS
+        sends = self._attempts.settled_sends(self._provider.account, since)
+        if not sends:
+            return 0
+        known = self._attempts.linked(self._provider.account)
+        listing = self._provider.list(min(send.t0 for send in sends))
+        found = [pair for pair in ours(listing, sends) if pair[0].id not in known]
+        return sum(self.arrived(batch, send) for batch, send in found)
+
+    def arrived(self, batch: Batch, send: Send) -> bool:
+        """Take in a batch that nobody waits for; False if another worker is at its attempt and will meet it."""
+        attempt = self._attempts.get(send.attempt)
+        if attempt.state in {AttemptState.CREATING, AttemptState.AMBIGUOUS}:
+            return False  # all sends of the attempt are being looked for
+        link = Link(attempt.account, batch.id, attempt.id, send.token, extra=attempt.state is not AttemptState.PLANNED)
+        incident = self._incident(batch, attempt, send)
+        try:
+            if not link.extra:
+                self._adopt(attempt, link, incident)
+            elif not self._attempts.link_late(attempt, link, incident):
+                return False
+        except StaleFenceError:
+            return False
+        if link.extra and not batch.phase.ended:
+            with suppress(ProviderError):  # the next look at it tries again
+                self._provider.cancel(batch.id)
+        return True
+
+    def _incident(self, batch: Batch, attempt: Attempt, send: Send) -> Incident:
+        first = [link.batch_id for link in self._attempts.links(attempt.id) if link.token == send.token]
+        twice = [name for name in first if name != batch.id]
+        if twice:
+            kind = "duplicate"
+            what = (
+                f"Batch {batch.id} was made of the same create as {twice[0]}. Is there a proxy that repeats requests?"
+            )
+        else:
+            kind = "late arrival"
+            what = f"Batch {batch.id} turned up after its create had been given up."
+        if attempt.state is AttemptState.PLANNED:
+            end = "Nothing had been sent in its place, so it is used and nothing is paid twice."
+        else:
+            end = "What it ran is paid beside what was asked in its place. It is cancelled; what it answered is kept."
+        return Incident(kind, batch.id, f"{what} {end}")
+
+    def _adopt(self, attempt: Attempt, link: Link, incident: Incident) -> None:
+        """Its attempt was about to be sent anew, so it becomes that one's batch."""
+        taken = self._attempts.take(attempt.id, self._owner)
+        if taken is None or taken.state is not AttemptState.PLANNED:
+            if taken is not None:
+                self._attempts.release(taken)
+            raise StaleFenceError(f"Attempt {attempt.id} was taken by another worker.")
+        self._attempts.adopt(taken, [link], incident, due=self._ledger.clock.now(), lease_until=0.0, message=None)
+
+    def collect(self) -> int:
+        """Keep what ended late arrivals of closed attempts answered; gives how many rows those are."""
+        return sum(self._keep(link) for link in self._attempts.late(self._provider.account))
+
+    def _keep(self, link: Link) -> int:
+        attempt, home = self._attempts.get(link.attempt), Home(self._ledger.home)
+        name = late_name(attempt, link.batch_id)
+        if name in {answers.file for answers in self._attempts.answers([attempt.id])}:
+            return 0
+        batch = self._provider.check(link.batch_id)
+        if not batch.phase.ended:
+            with suppress(ProviderError):
+                self._provider.cancel(batch.id)
+            return 0
+        folder = home.late_results(attempt.id, hashlib.sha256(link.batch_id.encode()).hexdigest()[:16])
+        paths = self._provider.fetch(batch, folder)
+        try:
+            parsed = parse_results(
+                self._ledger.looks.spec(attempt.task),
+                paths,
+                manifest=home.manifest(attempt.manifest),
+                tokens=[send.token for send in self._attempts.sends(attempt.id)],
+                name=name,
+                target=home.answers(name),
+                absent=None,
+            )
+        except duckdb.Error as error:
+            raise readable(error, home.folder) from error
+        self._attempts.index_late(attempt, parsed.file)
+        return sum(parsed.file.outcomes.values())
+
+
+def late_name(attempt: Attempt, batch_id: str) -> str:
+    """The answers file of a late arrival: one per batch, so that keeping it twice is keeping it once."""
+    return f"{attempt.task}/{attempt.id}-late-{hashlib.sha256(batch_id.encode()).hexdigest()[:16]}.parquet"
+
+
+def ours(listing: Listing, sends: Sequence[Send]) -> list[tuple[Batch, Send]]:
+    """Batches that carry one of our sends, the one to keep first: ended well, then running, then the older."""
+    by_token = {send.token: send for send in sends}
+    by_file = {send.file_id: send for send in sends}
+    found = [
+        (batch, send)
+        for batch in listing.batches
+        if (send := by_token.get(batch.metadata.get(TOKEN_KEY, "")) or by_file.get(batch.input_file_id or ""))
+    ]
+    order = {Phase.COMPLETED: 0, Phase.FAILED: 2, Phase.EXPIRED: 2, Phase.CANCELLED: 2}
+    return sorted(found, key=lambda pair: (order.get(pair[0].phase, 1), pair[0].created_at or 0.0))

@@ -1,0 +1,111 @@
+"""One tick of the sensor, without a daemon."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin
+from dagster_batch_llm.pipelines.sensor import tick
+from dagster_batch_llm.resources import LocalBatch
+from dagster_batch_llm.resources.ledger import PlanState
+from dagster_batch_llm.resources.providers.protocol import BatchProvider
+from dagster_batch_llm.resources.providers.resource import BatchResource
+
+from ..resources.fake_openai import answers
+from ..resources.test_late_arrivals import repeated
+from ..resources.world import World
+
+WORLDS: dict[str, World] = {}
+
+
+class FakeBatch(BatchResource):
+    """A provider that Dagster can build anew for every tick."""
+
+    world: str
+
+    def provider(self) -> BatchProvider:
+        return WORLDS[self.world].provider()
+
+
+@pytest.fixture
+def world(home: Path) -> Iterator[World]:
+    made = WORLDS["world"] = World(home)
+    yield made
+    del WORLDS["world"]
+
+
+def ticked(cursor: str | None = None, **resources: BatchResource) -> dg.SensorResult:
+    definitions = dg.Definitions(resources=resources or {"llm": FakeBatch(world="world")})
+    # Dagster leaves the type of `settings` open.
+    with dg.DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
+        context = dg.SensorEvaluationContext(
+            instance_ref=None,
+            last_tick_completion_time=None,
+            last_run_key=None,
+            cursor=cursor,
+            log_key=None,
+            repository_name=None,
+            repository_def=definitions.get_repository_def(),
+            instance=instance,
+            code_location_origin=RegisteredCodeLocationOrigin("here"),
+        )
+        result = tick(context)
+    assert isinstance(result, dg.SensorResult)
+    return result
+
+
+def a_table_came_in_and_a_proxy_made_a_second_batch(world: World) -> None:
+    attempt = world.ask()
+    world.server.on("POST /v1/batches", repeated)
+    world.machine().step(world.now(attempt))
+    world.finish(attempt)
+    world.ledger.plans.close(world.ledger.plans.find()[0].id, PlanState.DONE)
+
+
+@pytest.fixture
+def now(world: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """The tick's ledger has the world's clock."""
+    monkeypatch.setattr("dagster_batch_llm.pipelines.sensor.Ledger", lambda: world.ledger)
+    return world
+
+
+def test_late_arrivals_are_looked_for_although_no_table_waits(now: World) -> None:
+    a_table_came_in_and_a_proxy_made_a_second_batch(now)
+    result = ticked()
+    assert result.skip_reason is not None
+    assert [(kind, subject) for kind, subject, _ in now.ledger.attempts.incidents()] == [("duplicate", "batch-1")]
+    assert json.loads(result.cursor or "") == {"llm": now.clock.now()}
+
+
+def test_they_are_looked_for_every_ten_minutes_for_two_days(now: World) -> None:
+    a_table_came_in_and_a_proxy_made_a_second_batch(now)
+    cursor = ticked().cursor
+    seen = len(now.server.seen)
+    now.clock.sleep(599.0)
+    cursor = ticked(cursor).cursor
+    assert len(now.server.seen) == seen
+    now.clock.sleep(1.0)
+    cursor = ticked(cursor).cursor
+    assert now.server.seen[seen:] == ["GET /v1/batches"]
+    now.clock.sleep(48 * 3600.0)
+    assert json.loads(ticked(cursor).cursor or "") == {}
+    assert len(now.server.seen) == seen + 1
+
+
+def test_a_local_server_is_not_started_for_it(now: World, tmp_path: Path) -> None:
+    a_table_came_in_and_a_proxy_made_a_second_batch(now)
+    ticked(llm=LocalBatch(folder=str(tmp_path / "local")))
+    assert not (tmp_path / "local").exists()
+
+
+def test_a_provider_that_is_down_does_not_stop_a_tick(now: World) -> None:
+    a_table_came_in_and_a_proxy_made_a_second_batch(now)
+    now.server.on("GET /v1/batches", answers(403, "no access"))
+    result = ticked()
+    assert result.skip_reason is not None
+    assert now.ledger.attempts.incidents() == []
+    assert json.loads(result.cursor or "") == {"llm": now.clock.now()}
