@@ -140,12 +140,13 @@ class HttpClient:
         received = self._clock.now()
         if not response.is_success:
             raise self._error(response)
+        text = self._without_key(response.text)
         try:
-            body = response.json()
+            body = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise AmbiguousError(
                 f"{self._name}: {request.method} {request.url.path} was answered with something that is not JSON "
-                f"({_quoted(response.text)}). Is base_url right, or a proxy in between?",
+                f"({_quoted(text)}). Is base_url right, or a proxy in between?",
                 status=response.status_code,
             ) from error
         return Reply(body, _offset(response.headers.get("date"), sent, received))
@@ -171,7 +172,7 @@ class HttpClient:
 
     def _error(self, response: httpx.Response) -> ProviderError:
         status, code, words = response.status_code, *_words(response)
-        words = words.replace(self._key, "***") if self._key else words  # some servers repeat the key they refuse
+        words = self._without_key(words)
         what = f"{self._name}: {response.request.method} {response.request.url.path} was answered {status}: {words}"
         wait = _retry_after(response.headers, self._clock.now())
         if status == 401:
@@ -186,6 +187,10 @@ class HttpClient:
         if status == 429:
             return BusyError(what, status=status, code=code, retry_after=wait)
         return AmbiguousError(what, status=status, code=code, retry_after=wait)
+
+    def _without_key(self, text: str) -> str:
+        """What a server said, for messages and the ledger: some repeat the key that they were given."""
+        return text.replace(self._key, "***") if self._key else text
 
     def _patiently(self, call: Callable[[], T]) -> T:
         for attempt in stamina.retry_context(on=_pause, attempts=self._attempts, timeout=None, wait_max=20.0):
