@@ -20,7 +20,7 @@ LONGEST_LAG = 60.0
 """L: the longest from a create to its place in the listing."""
 LONGEST_STOP = 900.0
 HTTP_SECONDS = 60.0
-CALM = 6000.0
+CALM = 4000.0
 """No fault begins later; then everything has to come to its end."""
 HORIZON = 90_000.0
 

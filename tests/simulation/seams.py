@@ -11,26 +11,34 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import duckdb
+import httpx
 import stamina
 from dagster_batch_llm.assets import look as look_module
 from dagster_batch_llm.resources import answers as answers_module
 from dagster_batch_llm.resources import render as render_module
 from dagster_batch_llm.resources.clock import SystemClock
-from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Ledger
+from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Ledger, Plan, Snapshot
 from dagster_batch_llm.resources.ledger import attempts as attempts_module
 from dagster_batch_llm.resources.ledger import connect as connect_module
 from dagster_batch_llm.resources.ledger.attempts import Attempts, Send
+from dagster_batch_llm.resources.ledger.looks import Looks
+from dagster_batch_llm.resources.ledger.plans import Plans
 from sqlalchemy import Connection, StaticPool, create_engine
 
 from .hub import Hub
 
+_READS: Mapping[Any, Sequence[str]] = {
+    Attempts: ("get", "open_of_plan", "sends", "links"),
+    Looks: ("spec", "snapshot"),
+    Plans: ("get", "with_work"),
+}
 TransitionKey = tuple[str, str, str]
 
 
@@ -39,6 +47,9 @@ class Seams:
 
     def __init__(self) -> None:
         self.hub: Hub | None = None
+        self.unsettled: set[str] = set()
+        self.reads: dict[tuple[Any, ...], Any] = {}
+        self.nothing: dict[tuple[Any, ...], list[str]] = {}
         self.transitions: Counter[TransitionKey] = Counter()
         self.memory: sqlite3.Connection | None = None
         self._template: bytes | None = None
@@ -49,6 +60,9 @@ class Seams:
 
     def ledger(self, home: Path, hub: Hub) -> Ledger:
         """A new, empty ledger."""
+        self.unsettled.clear()
+        self.nothing.clear()
+        self.reads.clear()
         if self._template is None:
             with tempfile.TemporaryDirectory() as folder:
                 self._open()
@@ -98,14 +112,20 @@ def installed() -> Generator[Seams]:
             stack.enter_context(mock.patch.object(place, name, new))
 
         put(connect_module, "create_engine", seams.engine)
+        base.execute("PRAGMA disable_optimizer")  # the files are small: thinking takes longer than doing
         for module in (answers_module, look_module, render_module):
             put(module, "connect", base.cursor)
         put(look_module, "_LEASE_POLL", 7.0)
+        put(look_module, "_missing", _remembered(seams, look_module._missing))  # pyright: ignore[reportPrivateUsage]
+        put(httpx.Client, "send", _send)
         put(os, "fsync", _nothing)
         put(Path, "replace", _announced(seams, Path.replace, "rename"))
         put(Path, "unlink", _announced(seams, Path.unlink, "unlink"))
         for name in ("read", "write"):
             put(connect_module.Database, name, _transaction(seams, getattr(connect_module.Database, name), name))
+        for place, names in _READS.items():
+            for name in names:
+                put(place, name, _read(seams, getattr(place, name), name))
         put(Attempts, "begin_send", _intent(seams, Attempts.begin_send))
         put(attempts_module, "_move", _counted(seams, attempts_module._move))  # pyright: ignore[reportPrivateUsage]
         stamina.set_testing(True, attempts=5, cap=True)
@@ -120,6 +140,30 @@ def installed() -> Generator[Seams]:
 
 def _nothing(_: int) -> None:
     pass
+
+
+def _send(client: httpx.Client, request: httpx.Request, *, stream: bool = False, **_: object) -> httpx.Response:
+    """httpx without cookies, authentication and redirects, none of which the package uses."""
+    response = client._transport.handle_request(request)  # pyright: ignore[reportPrivateUsage]
+    response.request = request
+    if not stream:
+        response.read()
+    return response
+
+
+def _remembered(seams: Seams, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A look that found nothing finds nothing again in the same files, which never change."""
+
+    def missing(ledger: Ledger, home: Any, provider: Any, plan: Plan, snapshot: Snapshot) -> Any:
+        key = (plan.id, tuple(snapshot.open_manifests), tuple(snapshot.answers_files))
+        if key in seams.nothing:
+            return [], seams.nothing[key]
+        attempts, waits_for = call(ledger, home, provider, plan, snapshot)
+        if not attempts:
+            seams.nothing[key] = waits_for
+        return attempts, waits_for
+
+    return missing
 
 
 def _announced(seams: Seams, call: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -137,8 +181,27 @@ def _transaction(seams: Seams, call: Callable[..., Any], name: str) -> Callable[
         seams.effect(f"ledger {name}")
         with call(database) as connection:
             yield connection
+        if name == "write":
+            seams.reads.clear()
 
     return transaction
+
+
+def _read(seams: Seams, call: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The same question gets the same answer until somebody writes."""
+
+    def read(place: Any, *args: Any, **kwargs: Any) -> Any:
+        hub = seams.hub
+        if hub is None:
+            return call(place, *args, **kwargs)
+        hub.effect(f"ledger read: {name}")
+        key = (name, args, *kwargs.items())
+        if key not in seams.reads:
+            with hub.quietly():
+                seams.reads[key] = call(place, *args, **kwargs)
+        return seams.reads[key]
+
+    return read
 
 
 def _intent(seams: Seams, call: Callable[..., Attempt]) -> Callable[..., Attempt]:
@@ -161,6 +224,10 @@ def _counted(seams: Seams, call: Callable[..., Attempt]) -> Callable[..., Attemp
             for fault in sorted(hub.worker.met) or ["none"]:
                 seams.transitions[attempt.state.value, to.value, fault] += 1
             hub.worker.met.clear()
+            if to in {AttemptState.CREATING, AttemptState.AMBIGUOUS}:
+                seams.unsettled.add(attempt.id)
+            else:
+                seams.unsettled.discard(attempt.id)
             hub.say(f"{attempt.id[-4:]}: {attempt.state} → {to} (fence {attempt.fence})")
         return moved
 

@@ -56,6 +56,7 @@ class World:
     undone: set[str] = field(default_factory=set[str])
     broken: list[str] = field(default_factory=list[str])
     over: bool = False
+    _counted: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict[tuple[str, tuple[str, ...]], int])
 
     def __post_init__(self) -> None:
         hub = self.hub
@@ -144,13 +145,17 @@ class World:
         while not self.is_over():
             try:
                 self._work(worker)
-                busy = hub.monotonic() < CALM
-                nap = 5.0 if busy and self.setting.mode == "edge" else 60.0
-                hub.effect("a nap", wait=dice.uniform(1.0, nap if busy else 300.0))
+                hub.effect("a nap", wait=dice.uniform(1.0, self._longest_nap()))
             except Died:
                 hub.pause(dice.uniform(1.0, 200.0))
                 worker.dead = False
                 worker.births += 1
+
+    def _longest_nap(self) -> float:
+        """Where the windows are tried out, workers look every few seconds while a create is unsettled."""
+        if self.setting.mode == "edge" and self.seams.unsettled:
+            return 6.0
+        return 250.0 if self.hub.monotonic() < CALM else 500.0
 
     def _work(self, worker: Worker) -> None:
         machine = BatchMachine(self.ledger, {"llm": self.client}, worker.name)
@@ -192,18 +197,27 @@ class World:
 
     def _bring(self, machine: BatchMachine, plan: Plan, run: str) -> None:
         out: set[str] | None = None
-        for _ in range(self.hub.dice.choice((1, 1, 2, 4))):
+        for _ in range(self.hub.dice.choice((1, 1, 3))):
             self.ledger.plans.hold(plan.id, run)
             self._advance(machine, plan)
             if self._out(plan) != out:
                 look(self.ledger, self.client, plan, run)
                 self._advance(machine, plan)
                 out = self._out(plan)
-                if unfinished(self.ledger, plan) == 0:
+                if self._unfinished(plan) == 0:
                     self._close(plan.id, PlanState.DONE)
                     return
             self.hub.sleep(self.hub.dice.uniform(1.0, 60.0))
             machine.poll("llm")
+
+    def _unfinished(self, plan: Plan) -> int:
+        """Answers files never change: the same ones give the same number."""
+        files = tuple(self.ledger.looks.snapshot(plan.task).answers_files)
+        known = self._counted.get((plan.id, files))
+        if known is None:
+            with self.hub.quietly():
+                known = self._counted[plan.id, files] = unfinished(self.ledger, plan)
+        return known
 
     def _out(self, plan: Plan) -> set[str]:
         return {attempt.id for attempt in self.ledger.attempts.open_of_plan(plan.id)}
