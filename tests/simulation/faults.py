@@ -37,7 +37,23 @@ PROFILES: dict[Kind, Profile] = {"settle": SETTLE, "revoke": replace(SETTLE, nam
 
 CALLS = ("upload", "create", "list", "get", "download", "cancel", "delete")
 NETWORK = ("request lost", "reply lost", "delayed", "5xx after", "5xx", "no connection", "429")
+BATCHES = (
+    "batch failed queue",
+    "batch failed bad",
+    "batch expired",
+    "batch cancelled",
+    "files late",
+    "unknown status",
+    "404 after create",
+    "counts lie",
+)
 ROWS = ("errored", "invalid", "truncated", "refused", "refusal", "missing", "doubled")
+
+
+def all_faults() -> list[str]:
+    """Every fault that a transition can be seen with."""
+    network = [f"{call} {fate}" for call in CALLS for fate in NETWORK]
+    return ["none", "crash", "stop", *network, "upload refused", "create refused", "create doubled", "download cut", *BATCHES]
 
 
 @dataclass(frozen=True)
@@ -80,6 +96,7 @@ class Setting:
             create=dice.choice((0.3, 0.6) if edge else (0.2, 0.4, 0.7)),
             row=dice.choice((0.0, 0.08, 0.25)),
             skew=dice.uniform(-3600.0, 3600.0),
+            twin=0.3 if seed % 8 == 5 else 0.0,
         )
 
     @property
@@ -108,4 +125,6 @@ class Setting:
             return dice.choice((*NETWORK, "delayed", "reply lost", "request lost", "refused"))
         if dice.random() >= self.network:
             return None
+        if call == "upload" and dice.random() < 0.05:
+            return "refused"
         return dice.choice((*NETWORK, "cut") if call == "download" else NETWORK)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from greenlet import greenlet
+from greenlet import GreenletExit, greenlet
 
 from .faults import CALM, LONGEST_STOP, Setting
 
@@ -52,6 +52,8 @@ class Hub:
         self._events: list[tuple[float, int, Callable[[], object]]] = []
         self._root = greenlet.getcurrent()
         self._quiet = 0
+        self._threads: list[greenlet] = []
+        self._closed = False
 
     # ---- the clock that the package is given ----
 
@@ -83,6 +85,7 @@ class Hub:
             life()
 
         thread = greenlet(born, self._root)
+        self._threads.append(thread)
         self.at(self._time + self.dice.random(), lambda: thread.switch())
 
     def run(self, until: float) -> bool:
@@ -98,8 +101,17 @@ class Hub:
         self.worker = None
         return True
 
+    def close(self) -> None:
+        """End the workers that are still at it."""
+        self._closed = True
+        for thread in self._threads:
+            if not thread.dead:
+                thread.throw(GreenletExit)
+
     def pause(self, seconds: float) -> None:
         """The running worker does nothing for a while; others go on."""
+        if self._closed:
+            raise GreenletExit
         until, worker = self._time + seconds, self.worker
         if not self._events or self._events[0][0] > until:
             self._time = until
@@ -111,6 +123,8 @@ class Hub:
     def effect(self, what: str, *, wait: float = 0.0, weight: float = 1.0) -> None:
         """The running worker is about to do something that others can see; it may die or be stopped before it."""
         worker = self.worker
+        if self._closed:
+            raise GreenletExit
         if worker is None or self._quiet:
             return
         if worker.dead:

@@ -46,9 +46,9 @@ class Network(httpx.BaseTransport):
             hub.say(f"{call}: {fate}")
         if not fate and call in {"create", "cancel"}:
             hub.say(call)
-        return self._travel(request, content, fate)
+        return self._travel(request, content, call, fate)
 
-    def _travel(self, request: httpx.Request, content: bytes, fate: str | None) -> httpx.Response:
+    def _travel(self, request: httpx.Request, content: bytes, call: str, fate: str | None) -> httpx.Response:
         hub, dice = self.hub, self.hub.dice
         match fate:
             case "no connection":
@@ -68,6 +68,8 @@ class Network(httpx.BaseTransport):
                 return self._delayed(request, content, hub.setting.delay(dice))
             case _:
                 hub.pause(dice.uniform(0.02, 1.0))
+                if call == "create" and dice.random() < hub.setting.twin:
+                    self._double(request, content)
                 response = self._serve(request, content)
         hub.effect("the reply", weight=2.0)
         if fate == "reply lost":
@@ -78,6 +80,15 @@ class Network(httpx.BaseTransport):
         if fate == "cut" and response.is_success and len(response.content) > 1:
             return httpx.Response(200, content=response.content[: -dice.randrange(2, min(len(response.content), 40) + 1)])
         return response
+
+    def _double(self, request: httpx.Request, content: bytes) -> None:
+        """A proxy sends it twice behind our back."""
+        self.provider.faults["create doubled"] += 1
+        if self.hub.worker:
+            self.hub.worker.met.add("create doubled")
+        self.provider.doubling = True
+        self._serve(request, content)
+        self.provider.doubling = False
 
     def _delayed(self, request: httpx.Request, content: bytes, delay: float) -> httpx.Response:
         box: list[httpx.Response] = []

@@ -56,6 +56,8 @@ class Provider:
         self.bad: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.wrong_cancels: list[str] = []
+        self.doubled: set[str] = set()
+        self.doubling = False
         self._numbers = 0
 
     # ---- what happens by itself ----
@@ -150,6 +152,20 @@ class Provider:
             case _:
                 out.insert(place, ok)
 
+    def faults_of(self, batch: str | None) -> set[str]:
+        """What is wrong with a batch."""
+        job = self.jobs.get(batch or "")
+        if job is None:
+            return set()
+        verdict = set() if job.verdict == "completed" else {f"batch {job.verdict}"}
+        named = {
+            "files late": job.late > 0.0,
+            "unknown status": job.strange > job.created,
+            "404 after create": job.hidden > job.created,
+            "counts lie": job.lies,
+        }
+        return verdict | {name for name, holds in named.items() if holds}
+
     # ---- what is asked of it ----
 
     def serve(self, method: str, path: str, params: httpx.QueryParams, content: bytes, kind: str) -> httpx.Response:
@@ -186,6 +202,8 @@ class Provider:
         lines = [json.loads(line) for line in self.files[name].splitlines()]
         asked = [(line["custom_id"], str(line["body"]["messages"][-1]["content"])) for line in lines]
         job = self._job(name, body["metadata"], asked, ours=True)
+        if self.doubling:
+            self.doubled.update(prompt for _, prompt in asked)
         self.hub.say(f"makes {job.id} of {name}: {len(asked)} rows, {job.verdict} in {job.ready - job.created:.0f} s")
         return self._json(self._shown(job))
 

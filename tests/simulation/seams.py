@@ -51,6 +51,7 @@ class Seams:
         self.reads: dict[tuple[Any, ...], Any] = {}
         self.nothing: dict[tuple[Any, ...], list[str]] = {}
         self.transitions: Counter[TransitionKey] = Counter()
+        self.faults_of: Callable[[str | None], set[str]] = lambda _: set()
         self.memory: sqlite3.Connection | None = None
         self._template: bytes | None = None
 
@@ -221,7 +222,7 @@ def _counted(seams: Seams, call: Callable[..., Attempt]) -> Callable[..., Attemp
         moved = call(connection, attempt, to, values)
         hub = seams.hub
         if hub is not None and hub.worker is not None:
-            for fault in sorted(hub.worker.met) or ["none"]:
+            for fault in sorted(hub.worker.met | seams.faults_of(attempt.batch_id)) or ["none"]:
                 seams.transitions[attempt.state.value, to.value, fault] += 1
             hub.worker.met.clear()
             if to in {AttemptState.CREATING, AttemptState.AMBIGUOUS}:

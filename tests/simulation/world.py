@@ -61,6 +61,7 @@ class World:
     def __post_init__(self) -> None:
         hub = self.hub
         self.provider = Provider(hub)
+        self.seams.faults_of = self.provider.faults_of
         self.ledger = self.seams.ledger(self.folder, hub)
         http = HttpClient(
             name="sim",
