@@ -1,8 +1,8 @@
 """``python -m tests.simulation``: many seeds, or one with its trace.
 
-    python -m tests.simulation --seeds 20000
-    python -m tests.simulation --seed 17 --mode edge --kind revoke
-    python -m tests.simulation --mutations
+python -m tests.simulation --seeds 20000
+python -m tests.simulation --seed 17 --mode edge --kind revoke
+python -m tests.simulation --mutations
 """
 
 from __future__ import annotations
@@ -28,12 +28,15 @@ def _one(setting: Setting) -> int:
 
 
 def _many(settings: list[Setting], processes: int) -> int:
-    began = time.monotonic()
+    began, told = time.monotonic(), [0]
 
     def tell(total: Total) -> None:
         seconds = time.monotonic() - began
         text = f"\r{total.seeds} of {len(settings)} seeds, {total.seeds / seconds:.1f} per second, "
         print(text + f"{len(total.failed)} violations", end="", file=sys.stderr, flush=True)
+        for setting, violations in total.failed[told[0] :]:
+            print(f"\nseed {setting.seed} {setting.mode} {setting.kind}: {violations}", file=sys.stderr, flush=True)
+        told[0] = len(total.failed)
 
     total = campaign(settings, processes, tell)
     print(file=sys.stderr)

@@ -14,7 +14,7 @@ from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers import openai_shape as openai_module
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
 
-from .broken_rule import Patch, Rule
+from .broken_rule import Patch, Rule, always, swapped
 from .seams import Seams
 
 
@@ -88,7 +88,11 @@ def _partial_dropped(seams: Seams) -> list[Patch]:
 
 def _first_file(seams: Seams) -> list[Patch]:
     fetch = BatchMachine._fetch  # pyright: ignore[reportPrivateUsage]
-    return [(BatchMachine, "_fetch", lambda *args: fetch(*args)[-1:])]  # pyright: ignore[reportUnknownLambdaType]
+
+    def last(*args: Any) -> list[Path]:
+        return fetch(*args)[-1:]
+
+    return [(BatchMachine, "_fetch", last)]
 
 
 ANSWERS = (
@@ -99,7 +103,7 @@ ANSWERS = (
     Rule("P", "a stranger's token will do", _any_token),
     Rule("P", "results of an ended batch are dropped", _partial_dropped),
     Rule("P", "only the last result file is read", _first_file),
-    Rule("P", "half a file is taken for whole", lambda _: [(openai_module, "_ends_whole", lambda _: True)]),
-    Rule("P", "late files are not waited for", lambda _: [(machine_module, "_files_are_late", lambda _: False)]),
-    Rule("P", "one failure is final", lambda _: [(answers_module, "MAX_TRIES", 1)]),
+    Rule("P", "half a file is taken for whole", swapped(openai_module, "_ends_whole", always(True))),
+    Rule("P", "late files are not waited for", swapped(machine_module, "_files_are_late", always(False))),
+    Rule("P", "one failure is final", swapped(answers_module, "MAX_TRIES", 1)),
 )

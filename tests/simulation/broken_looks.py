@@ -45,7 +45,9 @@ def _late_fence(seams: Seams) -> list[Patch]:
 
     def split(self: Any, task: Any) -> Snapshot:
         first = snapshot(self, task)
-        seams.effect("ledger read: the fence")
+        hub = seams.hub
+        assert hub is not None
+        hub.effect("ledger read: the fence", weight=10.0)  # a stop just here is rare
         return Snapshot(snapshot(self, task).fence, first.open_manifests, first.answers_files)
 
     return [(Looks, "snapshot", split)]

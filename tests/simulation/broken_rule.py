@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from .faults import Kind, Mode
@@ -22,7 +22,7 @@ class Rule:
         remove: Gives the replacements.
         kinds: In which kind of provider it matters.
         modes: In which timing.
-        doubled: Only seeds in which creates are doubled can show it.
+        tuned: Settings in which it shows sooner.
         harmless: Why nothing is expected to be seen; empty if something is.
     """
 
@@ -31,5 +31,19 @@ class Rule:
     remove: Callable[[Seams], list[Patch]]
     kinds: tuple[Kind, ...] = ("settle", "revoke")
     modes: tuple[Mode, ...] = ("random", "edge")
-    doubled: bool = False
+    tuned: Mapping[str, float] = field(default_factory=dict[str, float])
     harmless: str = ""
+
+
+def swapped(place: Any, name: str, new: Callable[..., Any] | int) -> Callable[[Seams], list[Patch]]:
+    """One replacement."""
+
+    def remove(_: Seams) -> list[Patch]:
+        return [(place, name, new)]
+
+    return remove
+
+
+def always(value: Any) -> Callable[..., Any]:
+    """A function that looks at nothing."""
+    return lambda *_, **__: value

@@ -17,7 +17,7 @@ from dagster_batch_llm.resources.providers.openai_shape import TOKEN_KEY, OpenAI
 from dagster_batch_llm.resources.providers.protocol import Batch, Listing
 from sqlalchemy import update
 
-from .broken_rule import Patch, Rule
+from .broken_rule import Patch, Rule, always, swapped
 from .faults import HTTP_SECONDS, LONGEST_DELAY
 from .seams import Seams
 
@@ -233,13 +233,13 @@ SENDS = (
     Rule(
         "R4",
         "our own clock bounds the listing",
-        lambda _: [(http_module, "_offset", lambda *_: (0.0, 0.0))],
+        swapped(http_module, "_offset", always((0.0, 0.0))),
     ),
     Rule("R5", "no self-check before the write", _unchecked, ("settle",)),
     Rule(
         "R6",
         "the file isn't deleted",
-        lambda _: [(OpenAIShape, "delete_file", lambda *_: None)],
+        swapped(OpenAIShape, "delete_file", always(None)),
         ("revoke",),
     ),
     Rule("R6", "no listing after the revocation", _not_listed_again, ("revoke",)),
@@ -250,12 +250,12 @@ SENDS = (
         "R13",
         "cancelled before it is chosen",
         _cancelled_first,
-        doubled=True,
+        tuned={"twin": 0.5},
         harmless="protects work and time, not money: protocol.md measured no difference either",
     ),
     Rule("R13", "any batch with a marker is adopted", _any_marker),
     Rule("R13", "what has as many rows is a duplicate", _duplicates_by_size),
-    Rule("R13", "a duplicate's answers are dropped", _extras_dropped, doubled=True),
-    Rule("R13", "a rejected batch is found again", _rejected_is_found),
+    Rule("R13", "a duplicate's answers are dropped", _extras_dropped, tuned={"twin": 0.5, "row": 0.25}),
+    Rule("R13", "a rejected batch is found again", _rejected_is_found, tuned={"batch": 0.4, "create": 0.6}),
     Rule("-", "404 means that the batch is gone", _missing_is_gone),
 )

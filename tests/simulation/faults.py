@@ -53,7 +53,17 @@ ROWS = ("errored", "invalid", "truncated", "refused", "refusal", "missing", "dou
 def all_faults() -> list[str]:
     """Every fault that a transition can be seen with."""
     network = [f"{call} {fate}" for call in CALLS for fate in NETWORK]
-    return ["none", "crash", "stop", *network, "upload refused", "create refused", "create doubled", "download cut", *BATCHES]
+    return [
+        "none",
+        "crash",
+        "stop",
+        *network,
+        "upload refused",
+        "create refused",
+        "create doubled",
+        "download cut",
+        *BATCHES,
+    ]
 
 
 @dataclass(frozen=True)
@@ -74,6 +84,7 @@ class Setting:
     row: float
     skew: float
     twin: float = 0.0
+    batch: float = 0.1
 
     @classmethod
     def of(cls, seed: int, mode: Mode | None = None, kind: Kind | None = None) -> Setting:

@@ -86,7 +86,7 @@ class Hub:
 
         thread = greenlet(born, self._root)
         self._threads.append(thread)
-        self.at(self._time + self.dice.random(), lambda: thread.switch())
+        self.at(self._time + self.dice.random(), thread.switch)
 
     def run(self, until: float) -> bool:
         """Let everything happen; False if it doesn't come to an end in time."""

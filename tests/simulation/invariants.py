@@ -13,12 +13,12 @@ from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import OPEN_ATTEMPTS, Attempt, AttemptState, PlanState, schema
 from sqlalchemy import select
 
-from .world import SPEC, World, prompt_of
+from .world import World, prompt_of
 
 
 def read(path: Path, *columns: str) -> list[dict[str, Any]]:
     """A small Parquet file's rows."""
-    return pq.read_table(path, columns=list(columns)).to_pylist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return pq.read_table(path, columns=list(columns)).to_pylist()  # pyright: ignore[reportUnknownMemberType]
 
 
 def check_overlap(world: World, inserted: Sequence[Attempt]) -> None:
@@ -56,8 +56,7 @@ def check_all(world: World, *, finished: bool) -> list[str]:
         for key in world.wanted[plan.id]:
             got = outcomes[key]
             final = got["ok"] or got["refused"] or got.total() - got["expired"] >= MAX_TRIES or got.total() >= MAX_UNRUN
-            if not final:
-                broken.append(f"final too early: {key} of {plan.id} has {dict(got)}")
+            broken += [] if final else [f"final too early: {key} of {plan.id} has {dict(got)}"]
     return broken
 
 
@@ -75,16 +74,27 @@ def _answers(world: World, broken: list[str]) -> tuple[dict[str, Counter[str]], 
     files = Counter(attempt for _, attempt in named)
     for attempt in world.attempts():
         if files[attempt.id] != (attempt.state is AttemptState.ANSWERED):
-            broken.append(f"accounting: attempt {attempt.id[-4:]} is {attempt.state}, answers files {files[attempt.id]}")
+            broken.append(
+                f"accounting: attempt {attempt.id[-4:]} is {attempt.state}, answers files {files[attempt.id]}"
+            )
     for name, attempt in named:
         row = world.ledger.attempts.find(schema.attempt.c.id == attempt)[0]
         lines = read(home.answers(name), "key", "outcome", "answer")
         asked = [line["key"] for line in read(home.manifest(row.manifest), "key")]
         counted = next(a for a in world.ledger.attempts.answers([row.id]) if a.file == name).outcomes
         said = Counter(line["outcome"] for line in lines)
-        if sorted(line["key"] for line in lines) != sorted(asked) or dict(said) != dict(counted) or len(asked) != row.rows:
-            broken.append(f"accounting: attempt {row.id[-4:]} sent {row.rows}, recorded {dict(counted)}, kept {dict(said)}")
+        if (
+            sorted(line["key"] for line in lines) != sorted(asked)
+            or dict(said) != dict(counted)
+            or len(asked) != row.rows
+        ):
+            broken.append(
+                f"accounting: attempt {row.id[-4:]} sent {row.rows}, recorded {dict(counted)}, kept {dict(said)}"
+            )
+        paid = _paid_for(world, attempt)
         for line in lines:
+            if line["outcome"] != "ok" and prompt_of(line["key"]) in paid:
+                broken.append(f"lost: {line['key']} is {line['outcome']} in {row.id[-4:]}, whose batch has answered it")
             outcomes[line["key"]][line["outcome"]] += 1
             if line["outcome"] == "ok":
                 good[line["key"]] += 1
@@ -93,6 +103,9 @@ def _answers(world: World, broken: list[str]) -> tuple[dict[str, Counter[str]], 
     return outcomes, good
 
 
-def task() -> str:
-    """The task that all plans share."""
-    return SPEC.task
+def _paid_for(world: World, attempt: str) -> set[str]:
+    """The prompts that were answered well by any batch that is linked to an attempt."""
+    table, jobs = schema.link, world.provider.jobs
+    with world.ledger.attempts._db.read() as c:  # pyright: ignore[reportPrivateUsage]
+        linked = list(c.execute(select(table.c.batch_id).where(table.c.attempt == attempt)).scalars())
+    return {prompt for name in linked for prompt in jobs[name].good}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
@@ -32,9 +32,8 @@ class Found:
 
 def settings_for(rule: Rule, most: int) -> list[Setting]:
     """The seeds to try: all kinds and timings that the rule is about, in turn."""
-    kinds, modes = rule.kinds, rule.modes
-    every = [Setting.of(seed, mode, kind) for seed in range(most) for mode in modes for kind in kinds]
-    return [setting for setting in every if not rule.doubled or setting.twin][:most]
+    every = [Setting.of(seed, mode, kind) for seed in range(most) for mode in rule.modes for kind in rule.kinds]
+    return [replace(setting, **rule.tuned) for setting in every[:most]]
 
 
 def try_rule(rule: Rule, settings: Sequence[Setting]) -> Found:

@@ -78,7 +78,9 @@ class Network(httpx.BaseTransport):
         if fate == "5xx after":
             return httpx.Response(dice.choice((500, 502, 504, 408, 409)), text="<html>bad gateway</html>")
         if fate == "cut" and response.is_success and len(response.content) > 1:
-            return httpx.Response(200, content=response.content[: -dice.randrange(2, min(len(response.content), 40) + 1)])
+            return httpx.Response(
+                200, content=response.content[: -dice.randrange(2, min(len(response.content), 40) + 1)]
+            )
         return response
 
     def _double(self, request: httpx.Request, content: bytes) -> None:

@@ -40,6 +40,7 @@ class Job:
     completed: int = 0
     failed: int = 0
     cancels: int = 0
+    good: set[str] = field(default_factory=set[str])
     files: Json = field(default_factory=dict[str, Any])
 
 
@@ -121,7 +122,17 @@ class Provider:
         """Run one row: what it costs, and which lines speak of it."""
         dice, fault = self.hub.dice, None
         if job.ours and dice.random() < self.setting.row:
-            kinds = ("errored", "errored", "invalid", "truncated", "refused", "refusal", "missing", "doubled", "doubled")
+            kinds = (
+                "errored",
+                "errored",
+                "invalid",
+                "truncated",
+                "refused",
+                "refusal",
+                "missing",
+                "doubled",
+                "doubled",
+            )
             fault = dice.choice(kinds)
             self._note(f"row {fault}")
         ok = _line(custom_id, 200, _body(f"re: {prompt}"))
@@ -129,6 +140,8 @@ class Provider:
         if job.ours:
             self.billed[prompt] += paid
             (self.good if fault in {None, "doubled"} else self.bad)[prompt] += paid
+        if fault in {None, "doubled"}:
+            job.good.add(prompt)
         place = dice.randrange(len(out) + 1)
         match fault:
             case "errored":
@@ -157,7 +170,7 @@ class Provider:
         job = self.jobs.get(batch or "")
         if job is None:
             return set()
-        verdict = set() if job.verdict == "completed" else {f"batch {job.verdict}"}
+        verdict = set[str]() if job.verdict == "completed" else {f"batch {job.verdict}"}
         named = {
             "files late": job.late > 0.0,
             "unknown status": job.strange > job.created,
@@ -178,7 +191,9 @@ class Provider:
                 self.files[name] = _uploaded(content, kind)
                 return self._json({"id": name, "object": "file"})
             case "DELETE", ["files", name]:
-                return self._no(404, "no such file") if self.files.pop(name, None) is None else self._json({"deleted": 1})
+                return (
+                    self._no(404, "no such file") if self.files.pop(name, None) is None else self._json({"deleted": 1})
+                )
             case "GET", ["files", name, "content"]:
                 found = self.files.get(name)
                 return self._no(404, "no such file") if found is None else httpx.Response(200, content=found)
@@ -217,7 +232,7 @@ class Provider:
             created=now,
             listed=now + self.setting.lag(dice),
             ready=now + dice.choice((dice.uniform(1.0, 60.0), dice.uniform(60.0, 900.0))),
-            verdict=dice.choice(verdicts) if ours and dice.random() < 0.1 else "completed",
+            verdict=dice.choice(verdicts) if ours and dice.random() < self.setting.batch else "completed",
             part=dice.random(),
             late=dice.uniform(0.0, 45.0) if dice.random() < 0.2 else 0.0,
             strange=now + dice.uniform(0.0, 300.0) if dice.random() < 0.1 else now,
