@@ -22,8 +22,10 @@ def read(path: Path, *columns: str) -> list[dict[str, Any]]:
 
 
 def check_overlap(world: World, inserted: Sequence[Attempt]) -> None:
-    """No two open attempts have a key in common."""
+    """No two open attempts have a key in common, and nothing is asked for a plan that has ended."""
     home = Home(world.folder)
+    ended = sorted({attempt.plan for attempt in inserted} - world.undone)
+    world.broken += [f"unwanted: keys are taken for {plan}, which has ended" for plan in ended]
     open_ = world.ledger.attempts.find(schema.attempt.c.state.in_(OPEN_ATTEMPTS))
     mine = {attempt.id for attempt in inserted}
     taken = {row["key"] for a in open_ if a.id not in mine for row in read(home.manifest(a.manifest), "key")}
@@ -38,6 +40,7 @@ def check_all(world: World, *, finished: bool) -> list[str]:
     """Every violation, in words."""
     broken = list(dict.fromkeys(world.broken))
     provider = world.provider
+    world.over = False
     if not finished or not world.is_over():
         broken.append(f"unfinished: plans {sorted(world.undone)}, {_open(world)}")
     provider.finish()
@@ -72,17 +75,17 @@ def _answers(world: World, broken: list[str]) -> tuple[dict[str, Counter[str]], 
     with world.ledger.attempts._db.read() as c:  # pyright: ignore[reportPrivateUsage]
         named = [(row.file, row.attempt) for row in c.execute(select(table).order_by(table.c.at, table.c.file))]
     files = Counter(attempt for _, attempt in named)
-    for attempt in world.attempts():
-        if files[attempt.id] != (attempt.state is AttemptState.ANSWERED):
-            broken.append(
-                f"accounting: attempt {attempt.id[-4:]} is {attempt.state}, answers files {files[attempt.id]}"
-            )
+    broken += [
+        f"accounting: attempt {attempt.id[-4:]} is {attempt.state}, answers files {files[attempt.id]}"
+        for attempt in world.attempts()
+        if files[attempt.id] != (attempt.state is AttemptState.ANSWERED)
+    ]
     for name, attempt in named:
         row = world.ledger.attempts.find(schema.attempt.c.id == attempt)[0]
         lines = read(home.answers(name), "key", "outcome", "answer")
         asked = [line["key"] for line in read(home.manifest(row.manifest), "key")]
         counted = next(a for a in world.ledger.attempts.answers([row.id]) if a.file == name).outcomes
-        said = Counter(line["outcome"] for line in lines)
+        said = Counter(str(line["outcome"]) for line in lines)
         if (
             sorted(line["key"] for line in lines) != sorted(asked)
             or dict(said) != dict(counted)
@@ -92,9 +95,12 @@ def _answers(world: World, broken: list[str]) -> tuple[dict[str, Counter[str]], 
                 f"accounting: attempt {row.id[-4:]} sent {row.rows}, recorded {dict(counted)}, kept {dict(said)}"
             )
         paid = _paid_for(world, attempt)
+        broken += [
+            f"lost: {line['key']} is {line['outcome']} in {row.id[-4:]}, whose batch has answered it"
+            for line in lines
+            if line["outcome"] != "ok" and prompt_of(line["key"]) in paid
+        ]
         for line in lines:
-            if line["outcome"] != "ok" and prompt_of(line["key"]) in paid:
-                broken.append(f"lost: {line['key']} is {line['outcome']} in {row.id[-4:]}, whose batch has answered it")
             outcomes[line["key"]][line["outcome"]] += 1
             if line["outcome"] == "ok":
                 good[line["key"]] += 1

@@ -199,6 +199,8 @@ class World:
     def _bring(self, machine: BatchMachine, plan: Plan, run: str) -> None:
         out: set[str] | None = None
         for _ in range(self.hub.dice.choice((1, 1, 3))):
+            if self.ledger.plans.get(plan.id).state is not PlanState.OPEN:
+                return
             self.ledger.plans.hold(plan.id, run)
             self._advance(machine, plan)
             if self._out(plan) != out:
