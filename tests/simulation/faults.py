@@ -68,7 +68,10 @@ def all_faults() -> list[str]:
 
 @dataclass(frozen=True)
 class Setting:
-    """One seed's world; what the seed draws is drawn in a fixed order, so that it can be replayed."""
+    """One seed's world; what the seed draws is drawn in a fixed order, so that it can be replayed.
+
+    `crash`, `stop` and so on are chances; `crash_at` is the effect before which somebody dies in any case.
+    """
 
     seed: int
     mode: Mode
@@ -77,6 +80,7 @@ class Setting:
     workers: int
     plans: int
     keys: int
+    crash_at: int
     crash: float
     stop: float
     network: float
@@ -101,6 +105,7 @@ class Setting:
             workers=dice.choice((2, 2, 3)),
             plans=dice.choice((3, 3, 3, 4)),
             keys=dice.randrange(50, 65),
+            crash_at=dice.randrange(20, 250),
             crash=dice.choice((0.004, 0.01, 0.02)),
             stop=dice.choice((0.005, 0.02, 0.04)),
             network=dice.choice((0.02, 0.06, 0.15)),

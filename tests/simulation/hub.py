@@ -132,7 +132,7 @@ class Hub:
         self.effects += 1
         setting, fate = self.setting, self.dice.random()
         if self._time < CALM:
-            if fate < setting.crash * weight:
+            if fate < setting.crash * weight or self.effects == setting.crash_at:
                 worker.dead = True
                 self.crashes += 1
                 worker.met.add("crash")
