@@ -21,16 +21,22 @@ def read(path: Path, *columns: str) -> list[dict[str, Any]]:
     return pq.read_table(path, columns=list(columns)).to_pylist()  # pyright: ignore[reportUnknownMemberType]
 
 
+def asked_in(world: World, manifest: str) -> list[str]:
+    """An attempt's keys; its manifest never changes."""
+    if manifest not in world.manifests:
+        world.manifests[manifest] = [row["key"] for row in read(Home(world.folder).manifest(manifest), "key")]
+    return world.manifests[manifest]
+
+
 def check_overlap(world: World, inserted: Sequence[Attempt]) -> None:
     """No two open attempts have a key in common, and nothing is asked for a plan that has ended."""
-    home = Home(world.folder)
     ended = sorted({attempt.plan for attempt in inserted} - world.undone)
     world.broken += [f"unwanted: keys are taken for {plan}, which has ended" for plan in ended]
     open_ = world.ledger.attempts.find(schema.attempt.c.state.in_(OPEN_ATTEMPTS))
     mine = {attempt.id for attempt in inserted}
-    taken = {row["key"] for a in open_ if a.id not in mine for row in read(home.manifest(a.manifest), "key")}
+    taken = {key for a in open_ if a.id not in mine for key in asked_in(world, a.manifest)}
     for attempt in inserted:
-        keys = [row["key"] for row in read(home.manifest(attempt.manifest), "key")]
+        keys = asked_in(world, attempt.manifest)
         if twice := sorted(taken.intersection(keys)):
             world.broken.append(f"overlap: attempt {attempt.id[-4:]} takes {twice}, which another open attempt has")
         taken.update(keys)
@@ -83,7 +89,7 @@ def _answers(world: World, broken: list[str]) -> tuple[dict[str, Counter[str]], 
     for name, attempt in named:
         row = world.ledger.attempts.find(schema.attempt.c.id == attempt)[0]
         lines = read(home.answers(name), "key", "outcome", "answer")
-        asked = [line["key"] for line in read(home.manifest(row.manifest), "key")]
+        asked = asked_in(world, row.manifest)
         counted = next(a for a in world.ledger.attempts.answers([row.id]) if a.file == name).outcomes
         said = Counter(str(line["outcome"]) for line in lines)
         if (

@@ -55,6 +55,7 @@ class World:
     unopened: int = 0
     undone: set[str] = field(default_factory=set[str])
     broken: list[str] = field(default_factory=list[str])
+    manifests: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     over: bool = False
     _counted: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict[tuple[str, tuple[str, ...]], int])
 
