@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ROWS ?= 400
+SEEDS ?= 20000
 OLDEST := tests/assets/test_source.py tests/assets/test_body.py tests/resources/test_tables.py tests/resources/test_parquet_tables.py
 AIBRIX := 0.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test lint format oldest docs docs-pictures browser services build clean
+.PHONY: help demo dev test simulate mutations lint format oldest docs docs-pictures browser services build clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -47,6 +48,12 @@ services: build/services/aibrix/.ready-$(AIBRIX) ## install the foreign batch se
 
 test: $(VENV)/.dev ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+simulate: $(VENV)/.dev ## run the batch machine through SEEDS=20000 seeds of crashes and faults, in two processes
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --processes 2
+
+mutations: $(VENV)/.dev ## remove the rules of the batch machine one by one, and see the simulation notice
+	@$(BIN)/python -m tests.simulation --mutations
 
 oldest: $(VENV)/.dev ## run the tests of tables with the oldest releases that pyproject.toml allows, such as pandas 2
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/oldest

@@ -12,7 +12,7 @@ from ..resources.answers import readable, unanswered_sql
 from ..resources.duck import connect, literal, parquet, rows, write_parquet
 from ..resources.errors import StorageError
 from ..resources.home import Home
-from ..resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Plan, Snapshot
+from ..resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Plan, PlanState, Snapshot
 from ..resources.ledger.looks import LOOK_LEASE_SECONDS
 from ..resources.providers.protocol import BatchProvider
 from ..resources.render import cut
@@ -43,6 +43,9 @@ def look(ledger: Ledger, provider: BatchProvider, plan: Plan, owner: str) -> int
             raise
         if taken is not None:
             return taken
+        if ledger.plans.get(plan.id).state is not PlanState.OPEN:
+            ledger.looks.release(plan.task, owner)
+            return 0  # somebody ended the plan meanwhile; nothing of it is asked any more
     raise StorageError(
         f"Other runs have been looking at the same requests (task {plan.task[:12]}) for {_PATIENCE:g} s, so this one "
         "never had its turn. Nothing was asked; run it again."
@@ -50,7 +53,7 @@ def look(ledger: Ledger, provider: BatchProvider, plan: Plan, owner: str) -> int
 
 
 def _take_missing(ledger: Ledger, home: Home, provider: BatchProvider, plan: Plan) -> int | None:
-    """One look under the lease; None if another one came between, then nothing was taken."""
+    """One look under the lease; None if another one came between or the plan has ended, then nothing was taken."""
     snapshot = ledger.looks.snapshot(plan.task)
     try:
         attempts, waits_for = _missing(ledger, home, provider, plan, snapshot)

@@ -248,6 +248,8 @@ class BatchMachine:
         due = self._clock.now() + min(first * 1.5 ** min(attempt.waits + 1, 20), longest)
         try:
             batches = [listed.get(name) or provider.check(name) for name in self._batch_ids(attempt)]
+        except StaleFenceError:
+            return None
         except ProviderError as error:
             # Also a 404: right after a create it means patience, and never that the batch is gone.
             return self._noted(attempt, due=due, waits=attempt.waits + 1, message=error.message)
@@ -257,8 +259,10 @@ class BatchMachine:
         return self._noted(attempt, due=due if ended is None else ended, waits=attempt.waits + 1, **progress)
 
     def _batch_ids(self, attempt: Attempt) -> list[str]:
-        """The survivor first."""
-        return [link.batch_id for link in self._attempts.links(attempt.id)]
+        """The survivor first; none only if another worker saw them rejected and took the submission back."""
+        if names := [link.batch_id for link in self._attempts.links(attempt.id)]:
+            return names
+        raise StaleFenceError(f"Attempt {attempt.id} is not submitted any more.")
 
     def _noted(self, attempt: Attempt, **values: object) -> Attempt | None:
         try:

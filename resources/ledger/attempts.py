@@ -163,8 +163,10 @@ class Attempts:
     def begin_send(self, attempt: Attempt, send: Send) -> Attempt:
         """planned → creating: the intent is durable before the create can leave."""
         with self._db.write() as c:
+            # The fence comes first: the successor's send has the same number.
+            moved = _move(c, attempt, AttemptState.CREATING, {"send_no": send.n, "file_id": send.file_id})
             c.execute(insert(schema.send).values(_columns(send)))
-            return _move(c, attempt, AttemptState.CREATING, {"send_no": send.n, "file_id": send.file_id})
+            return moved
 
     def adopt(
         self, attempt: Attempt, links: Sequence[Link], incident: Incident | None = None, /, **values: Any

@@ -16,7 +16,7 @@ from ..request import RequestSpec, TaskHash
 from . import schema
 from .attempts import Attempt
 from .connect import Database
-from .states import OPEN_ATTEMPTS
+from .states import OPEN_ATTEMPTS, PlanState
 
 LOOK_LEASE_SECONDS = 60.0
 
@@ -79,11 +79,12 @@ class Looks:
     ) -> bool:
         """Take the keys: move the fence, insert all attempts and note what the plan waits for; all or nothing.
 
-        Gives False, and changes nothing, if the fence has moved since the snapshot: look again.
+        Gives False, and changes nothing, if the fence has moved since the snapshot, or the plan has ended: look again.
         """
-        t = schema.task
+        t, p = schema.task, schema.plan
+        wanted = select(p.c.id).where(p.c.id == plan, p.c.state == PlanState.OPEN).exists()
         with self._db.write() as c:
-            moved = update(t).where(t.c.hash == task, t.c.fence == fence)
+            moved = update(t).where(t.c.hash == task, t.c.fence == fence, wanted)
             if c.execute(moved.values(fence=fence + 1, owner=None, lease_until=0.0)).rowcount == 0:
                 return False
             for attempt in attempts:

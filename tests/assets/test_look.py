@@ -164,6 +164,25 @@ class StepClock(SystemClock):
         self.passed += seconds
 
 
+def test_a_look_at_a_plan_that_ends_meanwhile_takes_nothing_and_leaves_no_files(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by tests/simulation: what a cancelled plan had not sent was asked and paid after all."""
+    ledger = Ledger(home, FastClock())
+    plan = planned(ledger, range(50))
+    write = look_module.write_parquet
+
+    def cancelled(*args: Any) -> None:
+        write(*args)
+        ledger.plans.close(plan.id, PlanState.CANCELLED)
+
+    monkeypatch.setattr(look_module, "write_parquet", cancelled)
+    assert look(ledger, provider(), plan, "run") == 0
+    assert ledger.attempts.find() == []
+    assert list((home / "manifests").iterdir()) == []
+    assert ledger.looks.take(plan.task, "another")
+
+
 def test_a_lease_that_a_dead_looker_left_is_waited_out(home: Path) -> None:
     ledger = Ledger(home, StepClock())
     plan = planned(ledger, range(5))

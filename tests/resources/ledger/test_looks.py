@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from dagster_batch_llm.resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Origin
+from dagster_batch_llm.resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Origin, PlanId, PlanState
 from dagster_batch_llm.resources.ledger.looks import LOOK_LEASE_SECONDS
 from sqlalchemy.exc import IntegrityError
 
@@ -110,3 +110,12 @@ def test_a_looker_whose_lease_was_taken_over_inserts_only_if_nobody_else_has(led
     assert ledger.looks.take(SPEC.task, "two")
     assert ledger.looks.insert(SPEC.task, ledger.looks.snapshot(SPEC.task).fence, "second", [], [])
     assert not ledger.looks.insert(SPEC.task, slow.fence, "first", [an_attempt("a", "first")], [])
+
+
+def test_nothing_is_taken_for_a_plan_that_has_ended(ledger: Ledger) -> None:
+    """Found by tests/simulation: a run slept in its look, and somebody cancelled the plan meanwhile."""
+    fence = ledger.looks.snapshot(SPEC.task).fence
+    ledger.plans.close(PlanId("first"), PlanState.CANCELLED)
+    assert not ledger.looks.insert(SPEC.task, fence, "first", [an_attempt("a", "first")], [])
+    assert ledger.attempts.find() == []
+    assert ledger.looks.insert(SPEC.task, fence, "second", [an_attempt("b", "second")], [])

@@ -1,0 +1,109 @@
+"""Removed: the rules of keeping answers, and of reading them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dagster_batch_llm.resources import answers as answers_module
+from dagster_batch_llm.resources import machine as machine_module
+from dagster_batch_llm.resources.ledger import Attempt
+from dagster_batch_llm.resources.ledger.attempts import Attempts
+from dagster_batch_llm.resources.machine import BatchMachine
+from dagster_batch_llm.resources.providers import openai_shape as openai_module
+from dagster_batch_llm.resources.providers.protocol import Batch, Phase
+
+from .broken_rule import Patch, Rule, always, swapped
+from .seams import Seams
+
+
+def _closed_first(seams: Seams) -> list[Patch]:
+    parse, close = machine_module.parse_results, Attempts.close
+    hidden: dict[str, tuple[Path, bytes]] = {}
+
+    def parsed(*args: Any, target: Path, name: str, **more: Any) -> Any:
+        result = parse(*args, target=target, name=name, **more)
+        hidden[name] = (target, target.read_bytes())
+        target.write_bytes(b"")
+        return result
+
+    def closed(self: Any, attempt: Attempt, answers: Any) -> Attempt:
+        done = close(self, attempt, answers)
+        seams.effect("the answers file")
+        target, content = hidden[answers.file]
+        target.write_bytes(content)
+        return done
+
+    return [(machine_module, "parse_results", parsed), (Attempts, "close", closed)]
+
+
+def _ordered_by(order: str) -> Any:
+    def remove(seams: Seams) -> list[Patch]:
+        matched = answers_module._matched  # pyright: ignore[reportPrivateUsage]
+        return [
+            (
+                answers_module,
+                "_matched",
+                lambda absent: matched(absent).replace("ORDER BY outcome <> 'ok', n", f"ORDER BY {order}"),  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]
+            )
+        ]
+
+    return remove
+
+
+def _by_order(seams: Seams) -> list[Patch]:
+    parse, result_sql = machine_module.parse_results, answers_module.result_sql
+    token = ""
+
+    def parsed(*args: Any, tokens: Sequence[str], **more: Any) -> Any:
+        nonlocal token
+        token = tokens[-1]
+        return parse(*args, tokens=tokens, **more)
+
+    def counted(spec: Any) -> str:
+        numbered = f"'{token}-' || (row_number() OVER () - 1)"
+        return f"SELECT * REPLACE ({numbered} AS custom_id) FROM ({result_sql(spec)})"
+
+    return [(machine_module, "parse_results", parsed), (answers_module, "result_sql", counted)]
+
+
+def _any_token(seams: Seams) -> list[Patch]:
+    parse = machine_module.parse_results
+
+    def parsed(*args: Any, tokens: Sequence[str], **more: Any) -> Any:
+        return parse(*args, tokens=["[0-9a-f]+"], **more)
+
+    return [(machine_module, "parse_results", parsed)]
+
+
+def _partial_dropped(seams: Seams) -> list[Patch]:
+    fetch = BatchMachine._fetch  # pyright: ignore[reportPrivateUsage]
+
+    def hasty(self: Any, provider: Any, attempt: Attempt, batches: Sequence[Batch]) -> list[Path]:
+        return fetch(self, provider, attempt, [b for b in batches if b.phase is Phase.COMPLETED])
+
+    return [(BatchMachine, "_fetch", hasty)]
+
+
+def _first_file(seams: Seams) -> list[Patch]:
+    fetch = BatchMachine._fetch  # pyright: ignore[reportPrivateUsage]
+
+    def last(*args: Any) -> list[Path]:
+        return fetch(*args)[-1:]
+
+    return [(BatchMachine, "_fetch", last)]
+
+
+ANSWERS = (
+    Rule("R9", "closed before the answers are durable", _closed_first),
+    Rule("P", "results are matched by their order", _by_order),
+    Rule("P", "the last line wins", _ordered_by("n DESC")),
+    Rule("P", "the first line wins, ok or not", _ordered_by("n")),
+    Rule("P", "a stranger's token will do", _any_token),
+    Rule("P", "results of an ended batch are dropped", _partial_dropped),
+    Rule("P", "only the last result file is read", _first_file),
+    Rule("P", "half a file is taken for whole", swapped(openai_module, "_ends_whole", always(True))),
+    Rule("P", "late files are not waited for", swapped(machine_module, "_files_are_late", always(False))),
+    Rule("P", "one failure is final", swapped(answers_module, "MAX_TRIES", 1)),
+)

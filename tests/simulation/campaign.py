@@ -1,0 +1,156 @@
+"""Runs seeds and adds up what they saw."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest import mock
+
+from dagster_batch_llm.resources.ledger import Attempt
+from dagster_batch_llm.resources.ledger.looks import Looks
+
+from .faults import HORIZON, Setting
+from .hub import Hub
+from .invariants import check_all, check_overlap
+from .seams import Seams, TransitionKey, home_folder, installed
+from .world import World
+
+
+@dataclass
+class Result:
+    """What one seed came to."""
+
+    setting: Setting
+    violations: list[str]
+    trace: list[str]
+    effects: int = 0
+    crashes: int = 0
+    stops: int = 0
+    creates: int = 0
+    rows: int = 0
+    virtual: float = 0.0
+    faults: Counter[str] = field(default_factory=Counter[str])
+
+
+def run(setting: Setting, seams: Seams, folder: Path, *, tracing: bool = False) -> Result:
+    """One seed from its beginning to its end."""
+    hub = Hub(setting, tracing=tracing)
+    seams.hub = None
+    home = folder / "home"
+    world = World(setting, seams, home, hub)
+    seams.hub = hub
+    insert = Looks.insert
+
+    def inserting(
+        looks: Looks, task: str, fence: int, plan: str, attempts: Sequence[Attempt], waits_for: Sequence[str]
+    ) -> bool:
+        done = insert(looks, task, fence, plan, attempts, waits_for)  # pyright: ignore[reportArgumentType]
+        if done and attempts:
+            hub.say(f"{plan} takes {[a.id[-4:] for a in attempts]}, waits for {[w[-4:] for w in waits_for]}")
+            with hub.quietly():
+                check_overlap(world, attempts)
+        return done
+
+    try:
+        with mock.patch.object(Looks, "insert", inserting):
+            finished = hub.run(HORIZON)
+        hub.close()
+        seams.hub = None
+        violations = check_all(world, finished=finished)
+    finally:
+        hub.close()
+        seams.hub = None
+        world.client.close()
+        seams.close()
+        shutil.rmtree(home, ignore_errors=True)
+    jobs = [job for job in world.provider.jobs.values() if job.ours]
+    return Result(
+        setting,
+        violations,
+        hub.trace,
+        effects=hub.effects,
+        crashes=hub.crashes,
+        stops=hub.stops,
+        creates=len(jobs),
+        rows=sum(len(job.lines) for job in jobs),
+        virtual=hub.monotonic(),
+        faults=world.provider.faults,
+    )
+
+
+def replayed(setting: Setting) -> Result:
+    """One seed alone, with its trace."""
+    with home_folder() as folder, installed() as seams:
+        return run(setting, seams, folder, tracing=True)
+
+
+@dataclass
+class Total:
+    """What many seeds came to."""
+
+    seeds: int = 0
+    effects: int = 0
+    crashes: int = 0
+    stops: int = 0
+    creates: int = 0
+    rows: int = 0
+    modes: Counter[str] = field(default_factory=Counter[str])
+    faults: Counter[str] = field(default_factory=Counter[str])
+    transitions: Counter[TransitionKey] = field(default_factory=Counter[TransitionKey])
+    failed: list[tuple[Setting, list[str]]] = field(default_factory=list[tuple[Setting, list[str]]])
+
+    def add(self, result: Result) -> None:
+        self.seeds += 1
+        self.effects += result.effects
+        self.crashes += result.crashes
+        self.stops += result.stops
+        self.creates += result.creates
+        self.rows += result.rows
+        self.modes[f"{result.setting.mode} {result.setting.kind}"] += 1
+        self.faults += result.faults
+        if result.violations:
+            self.failed.append((result.setting, result.violations))
+
+    def join(self, other: Total) -> None:
+        self.seeds += other.seeds
+        self.effects += other.effects
+        self.crashes += other.crashes
+        self.stops += other.stops
+        self.creates += other.creates
+        self.rows += other.rows
+        self.modes += other.modes
+        self.faults += other.faults
+        self.transitions += other.transitions
+        self.failed += other.failed
+
+
+def several(settings: Sequence[Setting]) -> Total:
+    """Some seeds in this process."""
+    total = Total()
+    gc.disable()  # a seed is small; its garbage is collected when it is over
+    try:
+        with home_folder() as folder, installed() as seams:
+            for setting in settings:
+                total.add(run(setting, seams, folder))
+                if total.seeds % 10 == 0:
+                    gc.collect()
+            total.transitions = seams.transitions
+    finally:
+        gc.enable()
+    return total
+
+
+def campaign(settings: Sequence[Setting], processes: int, tell: Callable[[Total], None]) -> Total:
+    """Many seeds in several processes."""
+    total = Total()
+    chunks = [settings[start : start + 20] for start in range(0, len(settings), 20)]
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        for part in pool.imap_unordered(several, chunks):
+            total.join(part)
+            tell(total)
+    return total

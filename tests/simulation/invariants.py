@@ -1,0 +1,123 @@
+"""What must be true of a seed: once all is done, and at every insert of attempts."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from dagster_batch_llm.resources.answers import MAX_TRIES, MAX_UNRUN
+from dagster_batch_llm.resources.home import Home
+from dagster_batch_llm.resources.ledger import OPEN_ATTEMPTS, Attempt, AttemptState, PlanState, schema
+from sqlalchemy import select
+
+from .world import World, prompt_of
+
+
+def read(path: Path, *columns: str) -> list[dict[str, Any]]:
+    """A small Parquet file's rows."""
+    return pq.read_table(path, columns=list(columns)).to_pylist()  # pyright: ignore[reportUnknownMemberType]
+
+
+def asked_in(world: World, manifest: str) -> list[str]:
+    """An attempt's keys; its manifest never changes."""
+    if manifest not in world.manifests:
+        world.manifests[manifest] = [row["key"] for row in read(Home(world.folder).manifest(manifest), "key")]
+    return world.manifests[manifest]
+
+
+def check_overlap(world: World, inserted: Sequence[Attempt]) -> None:
+    """No two open attempts have a key in common, and nothing is asked for a plan that has ended."""
+    ended = sorted({attempt.plan for attempt in inserted} - world.undone)
+    world.broken += [f"unwanted: keys are taken for {plan}, which has ended" for plan in ended]
+    open_ = world.ledger.attempts.find(schema.attempt.c.state.in_(OPEN_ATTEMPTS))
+    mine = {attempt.id for attempt in inserted}
+    taken = {key for a in open_ if a.id not in mine for key in asked_in(world, a.manifest)}
+    for attempt in inserted:
+        keys = asked_in(world, attempt.manifest)
+        if twice := sorted(taken.intersection(keys)):
+            world.broken.append(f"overlap: attempt {attempt.id[-4:]} takes {twice}, which another open attempt has")
+        taken.update(keys)
+
+
+def check_all(world: World, *, finished: bool) -> list[str]:
+    """Every violation, in words."""
+    broken = list(dict.fromkeys(world.broken))
+    provider = world.provider
+    world.over = False
+    if not finished or not world.is_over():
+        broken.append(f"unfinished: plans {sorted(world.undone)}, {_open(world)}")
+    provider.finish()
+    broken += [f"cancelled: {name} is not ours, or not a duplicate" for name in provider.wrong_cancels]
+    outcomes, good = _answers(world, broken)
+    for key in sorted({key for keys in world.wanted.values() for key in keys}):
+        prompt, got = prompt_of(key), outcomes[key]
+        if prompt in provider.doubled:
+            continue  # a proxy that repeats creates makes us pay twice, and no rule of ours can know it
+        unusable = sum(count for outcome, count in got.items() if outcome != "ok")
+        if provider.good[prompt] > 1 or provider.billed[prompt] > 1 + unusable:
+            broken.append(f"paid twice: {key} was billed {provider.billed[prompt]} times, recorded {dict(got)}")
+        if finished and provider.good[prompt] and not good[key]:
+            broken.append(f"lost: {key} was paid and answered, recorded {dict(got)}")
+    for plan in world.ledger.plans.find(schema.plan.c.state == PlanState.DONE):
+        for key in world.wanted[plan.id]:
+            got = outcomes[key]
+            final = got["ok"] or got["refused"] or got.total() - got["expired"] >= MAX_TRIES or got.total() >= MAX_UNRUN
+            broken += [] if final else [f"final too early: {key} of {plan.id} has {dict(got)}"]
+    return broken
+
+
+def _open(world: World) -> str:
+    found = world.ledger.attempts.find(schema.attempt.c.state.in_(OPEN_ATTEMPTS))
+    return ", ".join(f"{a.id[-4:]} {a.state}" for a in found) or "no open attempt"
+
+
+def _answers(world: World, broken: list[str]) -> tuple[dict[str, Counter[str]], Counter[str]]:
+    """Outcomes per key of all answers that the ledger names; each file adds up and holds only its own answers."""
+    home, outcomes, good = Home(world.folder), defaultdict[str, Counter[str]](Counter), Counter[str]()
+    table = schema.answers
+    with world.ledger.attempts._db.read() as c:  # pyright: ignore[reportPrivateUsage]
+        named = [(row.file, row.attempt) for row in c.execute(select(table).order_by(table.c.at, table.c.file))]
+    files = Counter(attempt for _, attempt in named)
+    broken += [
+        f"accounting: attempt {attempt.id[-4:]} is {attempt.state}, answers files {files[attempt.id]}"
+        for attempt in world.attempts()
+        if files[attempt.id] != (attempt.state is AttemptState.ANSWERED)
+    ]
+    for name, attempt in named:
+        row = world.ledger.attempts.find(schema.attempt.c.id == attempt)[0]
+        lines = read(home.answers(name), "key", "outcome", "answer")
+        asked = asked_in(world, row.manifest)
+        counted = next(a for a in world.ledger.attempts.answers([row.id]) if a.file == name).outcomes
+        said = Counter(str(line["outcome"]) for line in lines)
+        if (
+            sorted(line["key"] for line in lines) != sorted(asked)
+            or dict(said) != dict(counted)
+            or len(asked) != row.rows
+        ):
+            broken.append(
+                f"accounting: attempt {row.id[-4:]} sent {row.rows}, recorded {dict(counted)}, kept {dict(said)}"
+            )
+        paid = _paid_for(world, attempt)
+        broken += [
+            f"lost: {line['key']} is {line['outcome']} in {row.id[-4:]}, whose batch has answered it"
+            for line in lines
+            if line["outcome"] != "ok" and prompt_of(line["key"]) in paid
+        ]
+        for line in lines:
+            outcomes[line["key"]][line["outcome"]] += 1
+            if line["outcome"] == "ok":
+                good[line["key"]] += 1
+                if line["answer"] != f"re: {prompt_of(line['key'])}":
+                    broken.append(f"mixed up: {line['key']} has the answer {line['answer']!r}")
+    return outcomes, good
+
+
+def _paid_for(world: World, attempt: str) -> set[str]:
+    """The prompts that were answered well by any batch that is linked to an attempt."""
+    table, jobs = schema.link, world.provider.jobs
+    with world.ledger.attempts._db.read() as c:  # pyright: ignore[reportPrivateUsage]
+        linked = list(c.execute(select(table.c.batch_id).where(table.c.attempt == attempt)).scalars())
+    return {prompt for name in linked for prompt in jobs[name].good}

@@ -1,0 +1,235 @@
+"""Where the simulation takes hold of the package: effects are announced, and what only costs time is left out.
+
+Nothing of the machine's, the ledger's or the parser's own logic is replaced. What is: the ledger's file is a SQLite
+database in memory, DuckDB is one engine whose cursors are opened anew, `fsync` does nothing, stamina doesn't wait.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import duckdb
+import httpx
+import stamina
+from dagster_batch_llm.assets import look as look_module
+from dagster_batch_llm.resources import answers as answers_module
+from dagster_batch_llm.resources import render as render_module
+from dagster_batch_llm.resources.clock import SystemClock
+from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Ledger, Plan, Snapshot
+from dagster_batch_llm.resources.ledger import attempts as attempts_module
+from dagster_batch_llm.resources.ledger import connect as connect_module
+from dagster_batch_llm.resources.ledger.attempts import Attempts, Send
+from dagster_batch_llm.resources.ledger.looks import Looks
+from dagster_batch_llm.resources.ledger.plans import Plans
+from sqlalchemy import Connection, StaticPool, create_engine
+
+from .hub import Hub
+
+_READS: Mapping[Any, Sequence[str]] = {
+    Attempts: ("get", "open_of_plan", "sends", "links"),
+    Looks: ("spec", "snapshot"),
+    Plans: ("get", "with_work"),
+}
+TransitionKey = tuple[str, str, str]
+
+
+class Seams:
+    """Which simulation is running in this process now, and what it has seen."""
+
+    def __init__(self) -> None:
+        self.hub: Hub | None = None
+        self.unsettled: set[str] = set()
+        self.reads: dict[tuple[Any, ...], Any] = {}
+        self.nothing: dict[tuple[Any, ...], list[str]] = {}
+        self.transitions: Counter[TransitionKey] = Counter()
+        self.faults_of: Callable[[str | None], set[str]] = lambda _: set()
+        self.memory: sqlite3.Connection | None = None
+        self._template: bytes | None = None
+
+    def effect(self, what: str) -> None:
+        if self.hub is not None:
+            self.hub.effect(what)
+
+    def ledger(self, home: Path, hub: Hub) -> Ledger:
+        """A new, empty ledger."""
+        self.unsettled.clear()
+        self.nothing.clear()
+        self.reads.clear()
+        if self._template is None:
+            with tempfile.TemporaryDirectory() as folder:
+                self._open()
+                Ledger(Path(folder), SystemClock())
+                assert self.memory is not None
+                self._template = self.memory.serialize()
+                self.close()
+        self._open()
+        assert self.memory is not None
+        self.memory.deserialize(self._template)
+        return Ledger(home, hub)
+
+    def close(self) -> None:
+        """The seed's ledger is not needed any more."""
+        if self.memory is not None:
+            self.memory.close()
+            self.memory = None
+
+    def _open(self) -> None:
+        self.memory = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
+
+    def engine(self, *_: object, **__: object) -> Any:
+        memory = self.memory
+        assert memory is not None
+        return create_engine("sqlite://", creator=lambda: memory, poolclass=StaticPool)
+
+
+@contextmanager
+def home_folder() -> Generator[Path]:
+    """A folder in memory, if there is such a thing."""
+    shm = Path("/dev/shm")
+    folder = Path(tempfile.mkdtemp(prefix="batch_llm_sim_", dir=shm if shm.is_dir() else None))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextmanager
+def installed() -> Generator[Seams]:
+    """Everything in here runs under the simulation's hands."""
+    seams = Seams()
+    base = duckdb.connect(":memory:", config={"preserve_insertion_order": True, "threads": 1})
+    with ExitStack() as stack:
+
+        def put(place: object, name: str, new: object) -> None:
+            stack.enter_context(mock.patch.object(place, name, new))
+
+        put(connect_module, "create_engine", seams.engine)
+        base.execute("PRAGMA disable_optimizer")  # the files are small: thinking takes longer than doing
+        for module in (answers_module, look_module, render_module):
+            put(module, "connect", base.cursor)
+        put(look_module, "_LEASE_POLL", 7.0)
+        put(look_module, "_missing", _remembered(seams, look_module._missing))  # pyright: ignore[reportPrivateUsage]
+        put(httpx.Client, "send", _send)
+        put(os, "fsync", _nothing)
+        put(Path, "replace", _announced(seams, Path.replace, "rename"))
+        put(Path, "unlink", _announced(seams, Path.unlink, "unlink"))
+        for name in ("read", "write"):
+            put(connect_module.Database, name, _transaction(seams, getattr(connect_module.Database, name), name))
+        for place, names in _READS.items():
+            for name in names:
+                put(place, name, _read(seams, getattr(place, name), name))
+        put(Attempts, "begin_send", _intent(seams, Attempts.begin_send))
+        put(attempts_module, "_move", _counted(seams, attempts_module._move))  # pyright: ignore[reportPrivateUsage]
+        stamina.set_testing(True, attempts=5, cap=True)
+        stamina.instrumentation.set_on_retry_hooks([])
+        try:
+            yield seams
+        finally:
+            stamina.set_testing(False)
+            stamina.instrumentation.set_on_retry_hooks(None)
+            base.close()
+
+
+def _nothing(_: int) -> None:
+    pass
+
+
+def _send(client: httpx.Client, request: httpx.Request, *, stream: bool = False, **_: object) -> httpx.Response:
+    """httpx without cookies, authentication and redirects, none of which the package uses."""
+    response = client._transport.handle_request(request)  # pyright: ignore[reportPrivateUsage]
+    response.request = request
+    if not stream:
+        response.read()
+    return response
+
+
+def _remembered(seams: Seams, call: Callable[..., Any]) -> Callable[..., Any]:
+    """A look that found nothing finds nothing again in the same files, which never change."""
+
+    def missing(ledger: Ledger, home: Any, provider: Any, plan: Plan, snapshot: Snapshot) -> Any:
+        key = (plan.id, tuple(snapshot.open_manifests), tuple(snapshot.answers_files))
+        if key in seams.nothing:
+            return [], seams.nothing[key]
+        attempts, waits_for = call(ledger, home, provider, plan, snapshot)
+        if not attempts:
+            seams.nothing[key] = waits_for
+        return attempts, waits_for
+
+    return missing
+
+
+def _announced(seams: Seams, call: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def announced(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if seams.hub is not None:
+            seams.hub.effect(f"{name} {path.name}")
+        return call(path, *args, **kwargs)
+
+    return announced
+
+
+def _transaction(seams: Seams, call: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @contextmanager
+    def transaction(database: Any) -> Generator[Connection]:
+        seams.effect(f"ledger {name}")
+        with call(database) as connection:
+            yield connection
+        if name == "write":
+            seams.reads.clear()
+
+    return transaction
+
+
+def _read(seams: Seams, call: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The same question gets the same answer until somebody writes."""
+
+    def read(place: Any, *args: Any, **kwargs: Any) -> Any:
+        hub = seams.hub
+        if hub is None:
+            return call(place, *args, **kwargs)
+        hub.effect(f"ledger read: {name}")
+        key = (name, args, *kwargs.items())
+        if key not in seams.reads:
+            with hub.quietly():
+                seams.reads[key] = call(place, *args, **kwargs)
+        return seams.reads[key]
+
+    return read
+
+
+def _intent(seams: Seams, call: Callable[..., Attempt]) -> Callable[..., Attempt]:
+    def begin_send(attempts: Attempts, attempt: Attempt, send: Send) -> Attempt:
+        hub = seams.hub
+        if hub is not None and hub.worker is not None:
+            hub.worker.intent_at = send.t0 - (hub.now() - hub.monotonic())
+        return call(attempts, attempt, send)
+
+    return begin_send
+
+
+def _counted(seams: Seams, call: Callable[..., Attempt]) -> Callable[..., Attempt]:
+    """Transitions, and which faults their worker met since its last one."""
+
+    def move(connection: Connection, attempt: Attempt, to: AttemptState, values: Mapping[str, Any]) -> Attempt:
+        moved = call(connection, attempt, to, values)
+        hub = seams.hub
+        if hub is not None and hub.worker is not None:
+            for fault in sorted(hub.worker.met | seams.faults_of(attempt.batch_id)) or ["none"]:
+                seams.transitions[attempt.state.value, to.value, fault] += 1
+            hub.worker.met.clear()
+            if to in {AttemptState.CREATING, AttemptState.AMBIGUOUS}:
+                seams.unsettled.add(attempt.id)
+            else:
+                seams.unsettled.discard(attempt.id)
+            hub.say(f"{attempt.id[-4:]}: {attempt.state} → {to} (fence {attempt.fence})")
+        return moved
+
+    return move

@@ -1,0 +1,241 @@
+"""One seed: a ledger, an account, plans that share keys, and workers that run and tick until all is done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from dagster_batch_llm.assets.look import look, unfinished
+from dagster_batch_llm.resources.errors import ProviderError, RefusedError, StorageError
+from dagster_batch_llm.resources.home import Home
+from dagster_batch_llm.resources.ledger import (
+    OPEN_ATTEMPTS,
+    Attempt,
+    AttemptState,
+    Ledger,
+    Origin,
+    Plan,
+    PlanId,
+    PlanState,
+    schema,
+)
+from dagster_batch_llm.resources.machine import BatchMachine
+from dagster_batch_llm.resources.providers.http import HttpClient
+from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
+from dagster_batch_llm.resources.request import Operation, RequestSpec
+
+from .faults import CALM, Setting
+from .hub import Died, Hub, Worker
+from .network import Network
+from .provider import Provider
+from .seams import Seams
+
+SPEC = RequestSpec(operation=Operation.CHAT, model="m")
+_UNSETTLED = (AttemptState.CREATING, AttemptState.AMBIGUOUS)
+
+
+def prompt_of(key: str) -> str:
+    return f"what of {key}?"
+
+
+@dataclass
+class World:
+    """What exists in one seed. `broken` gets a sentence per violation that is seen on the way."""
+
+    setting: Setting
+    seams: Seams
+    folder: Path
+    hub: Hub
+    provider: Provider = field(init=False)
+    ledger: Ledger = field(init=False)
+    client: OpenAIShape = field(init=False)
+    wanted: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    unopened: int = 0
+    undone: set[str] = field(default_factory=set[str])
+    broken: list[str] = field(default_factory=list[str])
+    manifests: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
+    over: bool = False
+    _counted: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict[tuple[str, tuple[str, ...]], int])
+
+    def __post_init__(self) -> None:
+        hub = self.hub
+        self.provider = Provider(hub)
+        self.seams.faults_of = self.provider.faults_of
+        self.ledger = self.seams.ledger(self.folder, hub)
+        http = HttpClient(
+            name="sim",
+            base_url="https://sim.test/v1",
+            api_key="sk-sim",
+            clock=hub,
+            transport=Network(hub, self.provider),
+        )
+        self.client = OpenAIShape(self.setting.profile, http, account="acme", clock=hub)
+        self.ledger.looks.declare(SPEC)
+        dice, setting = hub.dice, self.setting
+        self.unopened = setting.plans
+        for number in range(setting.plans):
+            # The plans overlap by half and together ask every key.
+            size = setting.keys * 2 // (setting.plans + 1)
+            start = number * (setting.keys - size) // (setting.plans - 1)
+            keys = [f"k{n:02}" for n in range(start, start + size)]
+            dice.shuffle(keys)
+            hub.at(dice.uniform(0.0, 900.0) if number else 0.0, lambda n=number, k=keys: self._open(f"plan{n}", k))
+        for _ in range(3):
+            hub.at(dice.uniform(0.0, 3000.0), self.provider.stranger)
+        if dice.random() < 0.1:
+            hub.at(dice.uniform(100.0, CALM), self._cancel_a_plan)
+        for number in range(setting.workers):
+            worker = Worker(number)
+            hub.spawn(worker, lambda w=worker: self._live(w))
+
+    def _open(self, name: str, keys: list[str]) -> None:
+        path = Home(self.folder).requests(name)
+        path.parent.mkdir(parents=True)
+        prompts = [prompt_of(key) for key in keys]
+        table = pa.table({"key": keys, "prompt": prompts, "bytes": [200] * len(keys)})
+        pq.write_table(table, path)  # pyright: ignore[reportUnknownMemberType]
+        plan = Plan(
+            id=PlanId(name),
+            state=PlanState.OPEN,
+            asset=name,
+            partitions=(),
+            task=SPEC.task,
+            llm="llm",
+            spec="{}",
+            code_version="v",
+            inputs={},
+            origin="run",
+            run="run",
+            location="here",
+            backfill=None,
+            rows=len(keys),
+            keys=len(keys),
+            created_at=self.hub.now(),
+        )
+        self.ledger.plans.open(plan, Origin("run", (), {}))
+        self.ledger.plans.let_go(plan.id, "run")
+        self.wanted[name] = keys
+        self.undone.add(name)
+        self.unopened -= 1
+
+    def _cancel_a_plan(self) -> None:
+        if self.undone:
+            plan = self.hub.dice.choice(sorted(self.undone))
+            self.hub.say(f"{plan} is cancelled by somebody")
+            self._close(PlanId(plan), PlanState.CANCELLED)
+
+    def _close(self, plan: PlanId, state: PlanState) -> None:
+        if self.ledger.plans.close(plan, state, None):
+            self.undone.discard(plan)
+            self.hub.say(f"{plan} is {state}")
+            if state is not PlanState.DONE:
+                self.ledger.attempts.void_unsent(plan)
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to do."""
+        if not self.over and not self.unopened and not self.undone:
+            with self.hub.quietly():
+                self.over = not self.ledger.attempts.find(schema.attempt.c.state.in_(OPEN_ATTEMPTS))
+        return self.over
+
+    # ---- what workers do ----
+
+    def _live(self, worker: Worker) -> None:
+        hub, dice = self.hub, self.hub.dice
+        while not self.is_over():
+            try:
+                self._work(worker)
+                hub.effect("a nap", wait=dice.uniform(1.0, self._longest_nap()))
+            except Died:
+                hub.pause(dice.uniform(1.0, 200.0))
+                worker.dead = False
+                worker.births += 1
+
+    def _longest_nap(self) -> float:
+        """Where the windows are tried out, workers look every few seconds while a create is unsettled."""
+        if self.setting.mode == "edge" and self.seams.unsettled:
+            return 6.0
+        return 250.0 if self.hub.monotonic() < CALM else 500.0
+
+    def _work(self, worker: Worker) -> None:
+        machine = BatchMachine(self.ledger, {"llm": self.client}, worker.name)
+        tick = self.hub.dice.random() < 0.5
+        try:
+            if tick:
+                self._tick(machine)
+            else:
+                self._converge(machine, worker.name)
+        except RefusedError as error:
+            self.hub.say(f"gave up: {error}")
+        except (ProviderError, StorageError) as error:
+            self.hub.say(f"goes on later: {error}")
+
+    def _tick(self, machine: BatchMachine) -> None:
+        """What the sensor does."""
+        machine.poll("llm")
+        for attempt in self.ledger.attempts.due(_UNSETTLED, "llm"):
+            machine.reconcile(attempt.id)
+
+    def _converge(self, machine: BatchMachine, run: str) -> None:
+        """What a run of an asset does with one plan (assets/body.py), without Dagster around it."""
+        plans = self.ledger.plans.with_work("here")
+        if not plans:
+            return
+        plan = self.hub.dice.choice(plans)
+        if not self.ledger.plans.hold(plan.id, run):
+            return
+        try:
+            if plan.state is PlanState.OPEN:
+                self._bring(machine, plan, run)
+            else:
+                self._advance(machine, plan)
+        except RefusedError:
+            self._close(plan.id, PlanState.FAILED)
+            raise
+        finally:
+            self.ledger.plans.let_go(plan.id, run)
+
+    def _bring(self, machine: BatchMachine, plan: Plan, run: str) -> None:
+        out: set[str] | None = None
+        for _ in range(self.hub.dice.choice((1, 1, 3))):
+            if self.ledger.plans.get(plan.id).state is not PlanState.OPEN:
+                return
+            self.ledger.plans.hold(plan.id, run)
+            self._advance(machine, plan)
+            if self._out(plan) != out:
+                look(self.ledger, self.client, plan, run)
+                self._advance(machine, plan)
+                out = self._out(plan)
+                if self._unfinished(plan) == 0:
+                    self._close(plan.id, PlanState.DONE)
+                    return
+            self.hub.sleep(self.hub.dice.uniform(1.0, 60.0))
+            machine.poll("llm")
+
+    def _unfinished(self, plan: Plan) -> int:
+        """Answers files never change: the same ones give the same number."""
+        files = tuple(self.ledger.looks.snapshot(plan.task).answers_files)
+        known = self._counted.get((plan.id, files))
+        if known is None:
+            with self.hub.quietly():
+                known = self._counted[plan.id, files] = unfinished(self.ledger, plan)
+        return known
+
+    def _out(self, plan: Plan) -> set[str]:
+        return {attempt.id for attempt in self.ledger.attempts.open_of_plan(plan.id)}
+
+    def _advance(self, machine: BatchMachine, plan: Plan) -> None:
+        for attempt in self.ledger.attempts.open_of_plan(plan.id):
+            try:
+                machine.step(attempt)
+            except RefusedError:
+                raise
+            except ProviderError as error:
+                self.hub.say(f"{attempt.id[-4:]}: {error}")
+
+    # ---- for the invariants ----
+
+    def attempts(self) -> list[Attempt]:
+        return self.ledger.attempts.find()
