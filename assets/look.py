@@ -12,7 +12,7 @@ from ..resources.answers import readable, unanswered_sql
 from ..resources.duck import connect, literal, parquet, rows, write_parquet
 from ..resources.errors import StorageError
 from ..resources.home import Home
-from ..resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Plan, Snapshot
+from ..resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Plan, PlanState, Snapshot
 from ..resources.ledger.looks import LOOK_LEASE_SECONDS
 from ..resources.providers.protocol import BatchProvider
 from ..resources.render import cut
@@ -43,6 +43,8 @@ def look(ledger: Ledger, provider: BatchProvider, plan: Plan, owner: str) -> int
             raise
         if taken is not None:
             return taken
+        if ledger.plans.get(plan.id).state is not PlanState.OPEN:
+            return 0  # somebody has ended it meanwhile
     raise StorageError(
         f"Other runs have been looking at the same requests (task {plan.task[:12]}) for {_PATIENCE:g} s, so this one "
         "never had its turn. Nothing was asked; run it again."
@@ -59,7 +61,7 @@ def _take_missing(ledger: Ledger, home: Home, provider: BatchProvider, plan: Pla
     if ledger.looks.insert(plan.task, snapshot.fence, plan.id, attempts, waits_for):
         return sum(attempt.rows for attempt in attempts)
     for attempt in attempts:
-        home.manifest(attempt.manifest).unlink()
+        home.manifest(attempt.manifest).unlink(missing_ok=True)  # `forget` may have met it first
     return None
 
 
@@ -69,10 +71,9 @@ def _missing(
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     manifests = [home.manifest(name) for _, name in snapshot.open_manifests]
-    answers = [home.answers(name) for name in snapshot.answers_files]
+    unanswered = unanswered_sql("request", manifests, *_answers(home, snapshot))
     engine.execute(f"""
-        CREATE TEMP TABLE missing AS
-        SELECT row_number() OVER () - 1 AS n, key, bytes FROM ({unanswered_sql("request", manifests, answers)})
+        CREATE TEMP TABLE missing AS SELECT row_number() OVER () - 1 AS n, key, bytes FROM ({unanswered})
     """)
     sizes = np.asarray(engine.execute("SELECT bytes FROM missing ORDER BY n").fetchnumpy()["bytes"], dtype=np.int64)
     attempts: list[Attempt] = []
@@ -116,7 +117,7 @@ def unfinished(ledger: Ledger, plan: Plan) -> int:
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     try:
-        missing = unanswered_sql("request", [], answers_of(ledger, home, plan))
+        missing = unanswered_sql("request", [], *_answers(home, ledger.looks.snapshot(plan.task)))
         return int(rows(engine, f"SELECT count(*) FROM ({missing})")[0][0])
     except duckdb.Error as error:
         raise readable(error, home.folder) from error
@@ -124,4 +125,10 @@ def unfinished(ledger: Ledger, plan: Plan) -> int:
 
 def answers_of(ledger: Ledger, home: Home, plan: Plan) -> Sequence[Path]:
     """The answers files of the plan's task."""
-    return [home.answers(name) for name in ledger.looks.snapshot(plan.task).answers_files]
+    return _answers(home, ledger.looks.snapshot(plan.task))[0]
+
+
+def _answers(home: Home, snapshot: Snapshot) -> tuple[list[Path], list[Path]]:
+    """The answers files, and those of them whose failures don't count."""
+    files = {name: home.answers(name) for name in snapshot.answers_files}
+    return list(files.values()), [path for name, path in files.items() if name in snapshot.forgiven]

@@ -17,6 +17,7 @@ from .answers import parse_results, readable
 from .errors import AmbiguousError, BusyError, ProviderError, RefusedError, StaleFenceError, UnreachableError
 from .home import Home
 from .ledger import Attempt, AttemptId, AttemptState, Ledger, Link, Send
+from .operations.ending import unwanted
 from .providers.openai_shape import TOKEN_KEY
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
 from .render import write_request_file
@@ -235,7 +236,7 @@ class BatchMachine:
         except ProviderError as error:
             # Also a 404: right after a create it means patience, and never that the batch is gone.
             return self._noted(attempt, due=due, waits=attempt.waits + 1, message=error.message)
-        self._cancel_extras(provider, batches[1:])
+        self._cancel_extras(provider, [*batches[1:], *unwanted(self.ledger, attempt, batches[:1])])
         ended = self._clock.now() if all(batch.phase.ended for batch in batches) else None
         progress = {**_progress(batches[0]), "ended_at": ended, "message": None}
         return self._noted(attempt, due=due if ended is None else ended, waits=attempt.waits + 1, **progress)
