@@ -16,6 +16,7 @@ from dagster_batch_llm.pipelines.sensor import tick
 from dagster_batch_llm.resources import DuckDBTables, LocalBatch
 from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.ledger import Attempt, Origin, PlanState
+from dagster_batch_llm.resources.providers.protocol import BatchProvider
 
 from ..resources.world import SPEC, World, a_plan
 
@@ -26,7 +27,11 @@ DAY = 86400.0
 def world(home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(home)
     world.server.seconds = 10 * DAY
-    monkeypatch.setattr(SystemClock, "now", lambda _: world.clock.now())
+
+    def now(clock: SystemClock) -> float:
+        return world.clock.now()
+
+    monkeypatch.setattr(SystemClock, "now", now)
     return world
 
 
@@ -42,12 +47,19 @@ def context(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Sensor
         ],
         resources={"llm": LocalBatch(), "tables": DuckDBTables(path="unused.duckdb")},
     )
-    monkeypatch.setattr(sensor, "providers_of", lambda *_: {"llm": world.provider()})
+
+    def providers_of(context: object, keys: object) -> dict[str, BatchProvider]:
+        return {"llm": world.provider()}
+
+    def has_run(run: str) -> bool:
+        return True
+
+    monkeypatch.setattr(sensor, "providers_of", providers_of)
     origin = PropertyMock(return_value=PropertyMock(location_name="here"))
     monkeypatch.setattr(dg.SensorEvaluationContext, "code_location_origin", origin)
     # Dagster leaves the type of `settings` open.
     with dg.DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
-        monkeypatch.setattr(instance, "has_run", lambda _: True)
+        monkeypatch.setattr(instance, "has_run", has_run)
         yield dg.build_sensor_context(instance=instance, repository_def=defs.get_repository_def())
 
 

@@ -10,6 +10,7 @@ import typer
 from dagster_batch_llm.pipelines.cli import main
 from dagster_batch_llm.pipelines.cli.operations import age
 from dagster_batch_llm.pipelines.cli.screens import lines
+from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.errors import InputError
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import AttemptState, Ledger, Origin, PlanId, PlanState
@@ -104,7 +105,11 @@ def test_retry_says_how_many_requests_that_will_be(world: World, say: Say, monke
 def test_a_dry_run_of_forget_deletes_nothing(world: World, say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     world.finish(world.ask())
     world.ledger.plans.close(PlanId("plan"), PlanState.DONE)
-    monkeypatch.setattr("dagster_batch_llm.resources.clock.SystemClock.now", lambda _: world.clock.now() + 90 * 86400)
+
+    def later(clock: SystemClock) -> float:
+        return world.clock.now() + 90 * 86400
+
+    monkeypatch.setattr(SystemClock, "now", later)
     before = kept(world)
     out = say("forget", "--dry-run")
     assert "rows and requests of ended plans" in out

@@ -127,7 +127,11 @@ def test_leftovers_and_missing_raw_results_are_notes(done: World) -> None:
 
 def test_a_full_disk_is_a_warning(done: World, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(done.folder)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=5_000_000))
+
+    def full(path: Path) -> object:
+        return usage._replace(free=5_000_000)
+
+    monkeypatch.setattr(shutil, "disk_usage", full)
     [found] = examine(done.folder, done.clock)
     assert (found.level, found.wrong) == (Level.WARNING, "has 5 MB left on its disk")
 
