@@ -39,7 +39,7 @@ from .task import TaskSpec
 _STEP_SECONDS = 1.0
 _KEEPER_SECONDS = 3.0
 
-Events = Generator[dg.MaterializeResult[Any]]
+Events = Generator[dg.MaterializeResult[Any] | dg.AssetCheckResult]
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,9 @@ class _Convergence:
             if self._plan.state is PlanState.OPEN:
                 yield from self._bring()
             else:
-                self._advance()  # the plan has ended, but answers that are paid are fetched and kept
+                # The plan has ended, but answers that are paid are fetched and kept.
+                self._ledger.attempts.void_unsent(self._plan.id)
+                self._advance()
             if self._keeps:
                 self._stay_for_backfill()
         except DagsterExecutionInterruptedError:

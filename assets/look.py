@@ -62,7 +62,7 @@ def _take_missing(ledger: Ledger, home: Home, provider: BatchProvider, plan: Pla
     if ledger.looks.insert(plan.task, snapshot.fence, plan.id, attempts, waits_for):
         return sum(attempt.rows for attempt in attempts)
     for attempt in attempts:
-        home.manifest(attempt.manifest).unlink()
+        home.manifest(attempt.manifest).unlink(missing_ok=True)  # `forget` may have met it first
     return None
 
 
@@ -72,10 +72,9 @@ def _missing(
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     manifests = [home.manifest(name) for _, name in snapshot.open_manifests]
-    answers = [home.answers(name) for name in snapshot.answers_files]
+    unanswered = unanswered_sql("request", manifests, *_answers(home, snapshot))
     engine.execute(f"""
-        CREATE TEMP TABLE missing AS
-        SELECT row_number() OVER () - 1 AS n, key, bytes FROM ({unanswered_sql("request", manifests, answers)})
+        CREATE TEMP TABLE missing AS SELECT row_number() OVER () - 1 AS n, key, bytes FROM ({unanswered})
     """)
     sizes = np.asarray(engine.execute("SELECT bytes FROM missing ORDER BY n").fetchnumpy()["bytes"], dtype=np.int64)
     attempts: list[Attempt] = []
@@ -119,7 +118,7 @@ def unfinished(ledger: Ledger, plan: Plan) -> int:
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     try:
-        missing = unanswered_sql("request", [], answers_of(ledger, home, plan))
+        missing = unanswered_sql("request", [], *_answers(home, ledger.looks.snapshot(plan.task)))
         return int(rows(engine, f"SELECT count(*) FROM ({missing})")[0][0])
     except duckdb.Error as error:
         raise readable(error, home.folder) from error
@@ -127,4 +126,10 @@ def unfinished(ledger: Ledger, plan: Plan) -> int:
 
 def answers_of(ledger: Ledger, home: Home, plan: Plan) -> Sequence[Path]:
     """The answers files of the plan's task."""
-    return [home.answers(name) for name in ledger.looks.snapshot(plan.task).answers_files]
+    return _answers(home, ledger.looks.snapshot(plan.task))[0]
+
+
+def _answers(home: Home, snapshot: Snapshot) -> tuple[list[Path], list[Path]]:
+    """The answers files, and those of them whose failures don't count."""
+    files = {name: home.answers(name) for name in snapshot.answers_files}
+    return list(files.values()), [path for name, path in files.items() if name in snapshot.forgiven]

@@ -14,6 +14,7 @@ from .body import Declaration, Events, converge
 from .outputs import Output, as_output
 from .run import MODEL_METADATA
 from .source import FunctionSource, Source
+from .stuck import stuck_now, stuck_spec
 from .task import PARTITION, TaskSpec
 
 
@@ -198,6 +199,7 @@ def _asset(name: str, declared: Declaration, options: TableOptions) -> dg.Assets
 
     @dg.asset(
         name=name,
+        check_specs=[stuck_spec(name, options.get("key_prefix"))],
         key_prefix=options.get("key_prefix"),
         deps=list(declared.source.deps),
         description=options.get("description"),
@@ -217,6 +219,7 @@ def _asset(name: str, declared: Declaration, options: TableOptions) -> dg.Assets
     )
     def asset(context: dg.AssetExecutionContext) -> Events:
         yield from converge(context, declared)
+        yield stuck_now(context.asset_key)
 
     return asset
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import dagster as dg
 
 from ..assets.report import observation
 from ..assets.run import SENSOR_NAME
+from ..assets.stuck import stuck_event
 from ..resources.errors import ProviderError
 from ..resources.late import HORIZON_SECONDS
 from ..resources.ledger import Attempt, AttemptState, Ledger, Plan, PlanState
 from ..resources.machine import BatchMachine
+from ..resources.operations.advice import ADVICE
+from ..resources.operations.waits import WINDOW_SECONDS, overdue, window_seconds
 from .continuation import collect_requests
 from .providers import providers_of
 
@@ -56,14 +59,16 @@ def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason
     cursor = _sweep(context, ledger, origin.location_name)
     if not plans:
         return dg.SensorResult(skip_reason="No LLM table is waiting.", cursor=cursor)
-    seen = _look_at_providers(context, ledger, plans)
+    seen, windows = _look_at_providers(context, ledger, plans)
     for plan in plans:
         if plan.state is PlanState.OPEN and _was_cancelled(context, plan):
-            _cancel(ledger, plan)
+            ledger.plans.close(plan.id, PlanState.CANCELLED, "its run or backfill was cancelled")
+        if ledger.plans.get(plan.id).state is not PlanState.OPEN:
+            ledger.attempts.void_unsent(plan.id)  # also where whoever ended it died before
     requests = collect_requests(context, ledger, [ledger.plans.get(plan.id) for plan in plans])
     return dg.SensorResult(
         run_requests=requests,
-        asset_events=_progress(ledger, plans, seen),
+        asset_events=[*_progress(ledger, plans, seen), *_stuck(ledger, plans, windows)],
         skip_reason=None if requests else f"{len(plans)} plan(s) wait for their batches.",
         cursor=cursor,
     )
@@ -74,7 +79,10 @@ def _mine(context: dg.SensorEvaluationContext, ledger: Ledger, location: str) ->
     return [plan for plan in ledger.plans.with_work(location) if context.instance.has_run(plan.run)]
 
 
-def _look_at_providers(context: dg.SensorEvaluationContext, ledger: Ledger, plans: Sequence[Plan]) -> list[Attempt]:
+def _look_at_providers(
+    context: dg.SensorEvaluationContext, ledger: Ledger, plans: Sequence[Plan]
+) -> tuple[list[Attempt], Mapping[str, float]]:
+    """What was seen at the providers, and how long a batch may take at each."""
     providers = providers_of(context, {plan.llm for plan in plans})
     until = ledger.clock.monotonic() + _TICK_SECONDS
     seen: list[Attempt] = []
@@ -87,7 +95,7 @@ def _look_at_providers(context: dg.SensorEvaluationContext, ledger: Ledger, plan
                         machine.reconcile(attempt.id)
             except ProviderError as error:
                 context.log.warning(error.message)
-    return seen
+    return seen, {llm: window_seconds(provider.profile.windows) for llm, provider in providers.items()}
 
 
 def _sweep(context: dg.SensorEvaluationContext, ledger: Ledger, location: str) -> str:
@@ -118,9 +126,26 @@ def _was_cancelled(context: dg.SensorEvaluationContext, plan: Plan) -> bool:
     return backfill is not None and backfill.status.value in {"CANCELED", "CANCELING"}
 
 
-def _cancel(ledger: Ledger, plan: Plan) -> None:
-    if ledger.plans.close(plan.id, PlanState.CANCELLED, "its run or backfill was cancelled"):
-        ledger.attempts.void_unsent(plan.id)
+def _stuck(ledger: Ledger, plans: Sequence[Plan], windows: Mapping[str, float]) -> list[dg.AssetCheckEvaluation]:
+    """A failed check per table with a batch past its window; once per batch, for all the tables that wait for it."""
+    events: list[dg.AssetCheckEvaluation] = []
+    told: set[str] = set()
+    for plan in plans:
+        attempts = ledger.attempts.open_of_plan(plan.id)
+        late = overdue(attempts, ledger.clock.now(), windows.get(plan.llm, WINDOW_SECONDS))
+        messages = {attempt.id: _stuck_message(attempt) for attempt in late}
+        told |= {a.id for a in late if ledger.attempts.incident("stuck batch", str(a.batch_id), messages[a.id])}
+        new = [messages[attempt.id] for attempt in late if attempt.id in told]
+        if new and plan.state is PlanState.OPEN:
+            events.append(stuck_event(dg.AssetKey.from_user_string(plan.asset), late, " ".join(new)))
+    return events
+
+
+def _stuck_message(attempt: Attempt) -> str:
+    return (
+        f"Batch {attempt.batch_id} of resource {attempt.llm!r} should have ended by now and hasn't; "
+        f"{attempt.completed} of its {attempt.rows} requests are done. {ADVICE['stuck batch']}"
+    )
 
 
 def _progress(ledger: Ledger, plans: Sequence[Plan], seen: Sequence[Attempt]) -> list[dg.AssetObservation]:

@@ -123,18 +123,35 @@ def _summary(engine: duckdb.DuckDBPyConnection, name: str, target: Path) -> Pars
     return Parsed(file, int(lines), int(unknown))
 
 
-def unanswered_sql(keys: str, open_manifests: Sequence[Path], answers: Sequence[Path]) -> str:
+def unanswered_sql(
+    keys: str, open_manifests: Sequence[Path], answers: Sequence[Path], forgiven: Sequence[Path] = ()
+) -> str:
     """SQL for the keys of relation ``keys`` that are neither open, nor answered, nor given up."""
-    final = f"""
-        SELECT key FROM {parquet(answers, COLUMNS)} GROUP BY key HAVING
+    return f"""
+        SELECT {keys}.* FROM {keys}
+        ANTI JOIN ({_final_sql(answers, forgiven)}) AS final ON final.key = {keys}.key
+        ANTI JOIN (SELECT key FROM {parquet(open_manifests, MANIFEST_COLUMNS)}) AS open ON open.key = {keys}.key
+    """
+
+
+def given_up_sql(answers: Sequence[Path], forgiven: Sequence[Path] = ()) -> str:
+    """SQL for the keys that won't be asked again although they have no answer: refused, or failed too often."""
+    return f"SELECT key FROM ({_final_sql(answers, forgiven)}) WHERE NOT answered"
+
+
+def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path]) -> str:
+    """Keys that aren't asked again; of the files that are `forgiven`, all of them in `answers`, only answers count."""
+    counted = parquet([path for path in answers if path not in set(forgiven)], COLUMNS)
+    return f"""
+        SELECT key, bool_or(outcome = 'ok') AS answered
+        FROM (
+            SELECT key, outcome FROM {counted}
+            UNION ALL SELECT key, outcome FROM {parquet(forgiven, COLUMNS)} WHERE outcome = 'ok'
+        )
+        GROUP BY key HAVING
             bool_or(outcome IN ('ok', 'refused'))
             OR count(*) FILTER (outcome <> 'expired') >= {MAX_TRIES}
             OR count(*) >= {MAX_UNRUN}
-    """
-    return f"""
-        SELECT {keys}.* FROM {keys}
-        ANTI JOIN ({final}) AS final ON final.key = {keys}.key
-        ANTI JOIN (SELECT key FROM {parquet(open_manifests, MANIFEST_COLUMNS)}) AS open ON open.key = {keys}.key
     """
 
 

@@ -46,6 +46,10 @@ class Home:
         """An answers file, by the name that the ledger has for it."""
         return self.folder / "answers" / name
 
+    def all_results(self, attempt: str) -> Path:
+        """Folder of all result files of an attempt."""
+        return self.folder / "results" / attempt
+
     def request_file(self, token: str) -> Path:
         """A rendered request file, until it is uploaded."""
         return self.folder / "sends" / f"{token}.jsonl"

@@ -18,6 +18,7 @@ from .errors import AmbiguousError, BusyError, ProviderError, RefusedError, Stal
 from .home import Home
 from .late import LateArrivals, ours
 from .ledger import Attempt, AttemptId, AttemptState, Ledger, Link, Send
+from .operations.ending import unwanted
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
 from .render import write_request_file
 
@@ -253,7 +254,7 @@ class BatchMachine:
         except ProviderError as error:
             # Also a 404: right after a create it means patience, and never that the batch is gone.
             return self._noted(attempt, due=due, waits=attempt.waits + 1, message=error.message)
-        self._cancel_extras(provider, batches[1:])
+        self._cancel_extras(provider, [*batches[1:], *unwanted(self.ledger, attempt, batches[:1])])
         ended = self._clock.now() if all(batch.phase.ended for batch in batches) else None
         progress = {**_progress(batches[0]), "ended_at": ended, "message": None}
         return self._noted(attempt, due=due if ended is None else ended, waits=attempt.waits + 1, **progress)
@@ -285,7 +286,7 @@ class BatchMachine:
             provider = self._providers[taken.llm]
             try:
                 batches = [provider.check(name) for name in self._batch_ids(taken)]
-                if now - taken.ended_at < _FILES_LATE_SECONDS and any(_files_are_late(batch) for batch in batches):
+                if now - taken.ended_at < _FILES_LATE_SECONDS and any(batch.lacks_files for batch in batches):
                     self._attempts.release(taken, due=now + 5.0)
                     return
                 paths = self._fetch(provider, taken, batches)
@@ -306,10 +307,7 @@ class BatchMachine:
             planned = self._attempts.move(attempt, AttemptState.PLANNED, ended_at=None, batch_id=None, phase=None)
             self._attempts.release(planned, due=self._clock.now() + wait, waits=attempt.waits + 1)
             return
-        reasons = "; ".join(
-            f"{problem.code}: {problem.message!r}" + (f" (line {problem.line})" if problem.line else "")
-            for problem in batch.problems[:3]
-        )
+        reasons = "; ".join(problem.words for problem in batch.problems[:3])
         message = f"{profile.name} rejected batch {batch.id} as a whole, unpaid: {reasons or 'no reason was given'}."
         self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(message))
         raise RefusedError(message)
@@ -385,11 +383,6 @@ class _TooLateError(Exception):
 
 def _backed_off(first: float, waits: int, longest: float) -> float:
     return min(first * 2 ** min(waits, 20), longest)
-
-
-def _files_are_late(batch: Batch) -> bool:
-    """Whether the counts speak of rows whose file isn't there; files may trail the status."""
-    return len(batch.result_files) < (batch.completed > 0) + (batch.failed > 0)
 
 
 def _progress(batch: Batch) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The commands; what they show is made in `screens`."""
+"""The commands; what they show is made in `screens` and `operations`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,11 @@ from rich.live import Live
 from ...resources.clock import SystemClock
 from ...resources.errors import MissingExtraError
 from ...resources.ledger import Ledger, default_home
-from . import screens
+from ...resources.operations import Level, ask_again, cost_of, examine, given_up, leftovers, plans_named
+from ...resources.operations import cancel as cancel_plans
+from ...resources.operations import forget as delete
+from ...resources.operations import repair as mend
+from . import operations, screens
 
 _WIDTH = 1000
 """Where no terminal says how wide it is: in a pipe no line should be folded."""
@@ -24,7 +28,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Tables that batch LLM APIs fill in. Everything is read from the folder BATCH_LLM_HOME, which your runs use.",
+    help="Tables that batch LLM APIs fill in. Everything lies in the folder BATCH_LLM_HOME, which your runs use. Only "
+    "cancel, retry, forget and doctor --repair change something there.",
 )
 local = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The batch server on this machine.")
 app.add_typer(local, name="local")
@@ -62,8 +67,77 @@ def tables(
 
 @app.command()
 def incidents() -> None:
-    """Show what went wrong on the way and may need a person, oldest first."""
+    """Show what went wrong on the way and may need a person, oldest first, and what to do about it."""
     _console().print(screens.incidents(Ledger(read_only=True)))
+
+
+@app.command()
+def cancel(
+    name: Annotated[
+        str, typer.Argument(metavar="TABLE_OR_PLAN", help="A table, such as shop/reviews, or a plan's id.")
+    ],
+    batches: Annotated[bool, typer.Option("--batches", help="Have the provider cancel what is out, too.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+) -> None:
+    """End what a table waits for: unsent requests never will be sent; answers that are paid are fetched and kept."""
+    ledger = _writable()
+    plans = plans_named(ledger, name)
+    cost = cost_of(ledger, plans)
+    _confirm(operations.ending(cost, batches=batches), "End it?", yes=yes)
+    given_up_now = cancel_plans(ledger, plans, batches=batches)
+    _console().print(screens.plain(f"Ended. {given_up_now:,} request(s) were given up unsent."))
+
+
+@app.command()
+def retry(
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="A table, such as shop/reviews.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+) -> None:
+    """Let the next materialization ask rows again that were given up: refused, or failed three times."""
+    ledger = _writable()
+    found = [one for one in given_up(ledger, table) if one.keys]
+    if not found:
+        _console().print(screens.plain(f"No request of {table} was given up; there is nothing to ask again."))
+        return
+    _confirm(operations.asking_again(found), "Let them be asked again?", yes=yes)
+    for one in found:
+        ask_again(ledger, one)
+    _console().print(screens.plain("Noted. Materialize the table; a plan of it that is open asks them by itself."))
+
+
+@app.command()
+def forget(
+    older_than: Annotated[str, typer.Option(help="How long ago it ended: a number and h, d or w.")] = "30d",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+) -> None:
+    """Delete what nothing needs any more: plans that ended, raw results, what killed runs left. Answers are kept."""
+    seconds = operations.age(older_than)
+    found = leftovers(Ledger(read_only=True), seconds)
+    _console().print(operations.removing(found))
+    if dry_run or not found:
+        return
+    costs = (
+        "Without a batch's raw results its answers can't be rebuilt if their file is lost, nor can you read what the "
+        "provider sent. Answers and tables stay; nothing is asked again."
+    )
+    _confirm(costs, "Delete these?", yes=yes)
+    done = delete(_writable(), seconds)
+    _console().print(screens.plain(f"Deleted {len(done):,}, {sum(one.bytes for one in done):,} bytes."))
+
+
+@app.command()
+def doctor(
+    repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended without paying.")] = False,
+) -> None:
+    """Compare ledger and files, and say what is wrong and what to do; ends with 1 if something may be lost."""
+    home = default_home()
+    if repair:
+        _console().print(operations.repairs(mend(_writable())))
+    found = examine(home)
+    _console().print(operations.findings(found))
+    if any(one.level is Level.ERROR for one in found):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -112,6 +186,20 @@ def weights() -> None:
     from ...resources.local import find_weights  # noqa: PLC0415 - comes with the extra "local"
 
     _console().print(screens.plain(str(find_weights())))
+
+
+def _writable() -> Ledger:
+    """The ledger that is there, of this version; a command neither makes nor migrates one."""
+    Ledger(read_only=True)
+    return Ledger()
+
+
+def _confirm(told: str, question: str, *, yes: bool) -> None:
+    for line in operations.lines_of(told):
+        _console().print(line)
+    if not yes and not typer.confirm(question):
+        _console().print(screens.plain("Nothing was changed."))
+        raise typer.Exit(1)
 
 
 def _console() -> Console:

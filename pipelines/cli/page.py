@@ -29,14 +29,19 @@ def _sections(group: Any, path: str) -> Iterator[str]:
         options = [option for option in command.params if option.name != "help"]
         if options:
             yield from ("| option | meaning | default |", "|---|---|---|")
-            yield from (f"| `{o.opts[0]}` | {o.help} | {_default(o.default)} |" for o in options)
+            yield from (f"| `{_named(o)}` | {o.help} | {_default(o.default)} |" for o in options)
             yield ""
         if hasattr(command, "commands"):
             yield from _sections(command, full)
 
 
+def _named(parameter: Any) -> str:
+    """An option by its name, an argument by what the help calls it."""
+    return str(parameter.opts[0] if parameter.opts[0].startswith("-") else parameter.metavar)
+
+
 def _default(value: object) -> str:
-    return "" if isinstance(value, bool) else f"`{value}`"
+    return "" if value is None or isinstance(value, bool) else f"`{value}`"
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ...assets.report import reused
 from ...resources.ledger import OPEN_ATTEMPTS, Attempt, Ledger, Plan, PlanId, PlanState, schema
+from ...resources.operations import advice, why_it_waits
 from ...resources.providers import profile
 from ...resources.visible import visible
 
@@ -52,22 +53,22 @@ def lines(ledger: Ledger) -> list[Line]:
     for plan in ledger.plans.find(schema.plan.c.state == PlanState.OPEN):
         attempts = ledger.attempts.open_of_plan(plan.id)
         shown |= {attempt.id for attempt in attempts}
-        found += [_line(plan, attempt, now) for attempt in attempts] or [_line(plan, None, now)]
+        found += [_line(ledger, plan, attempt, now) for attempt in attempts] or [_line(ledger, plan, None, now)]
     for attempt in ledger.attempts.find(schema.attempt.c.state.in_(OPEN_ATTEMPTS)):
         if attempt.id not in shown:
-            found.append(_line(ledger.plans.get(PlanId(attempt.plan)), attempt, now))
+            found.append(_line(ledger, ledger.plans.get(PlanId(attempt.plan)), attempt, now))
     return found
 
 
-def _line(plan: Plan, attempt: Attempt | None, now: float) -> Line:
+def _line(ledger: Ledger, plan: Plan, attempt: Attempt | None, now: float) -> Line:
     ended = "" if plan.state is PlanState.OPEN else f", table {plan.state}"
     if attempt is None:
         worked = plan.holder is not None and plan.holder_until > now
-        state = "a run works on it" if worked else "waits for a run"
-        return Line(_table(plan), plan.llm, "-", state, plan.keys, 0, 0, now - plan.created_at, None)
+        state = "a run works on it" if worked else why_it_waits(ledger, plan)
+        return Line(table_of(plan), plan.llm, "-", state, plan.keys, 0, 0, now - plan.created_at, None)
     state = f"{attempt.state} ({attempt.phase})" if attempt.phase and attempt.batch_id else str(attempt.state)
     return Line(
-        table=_table(plan),
+        table=table_of(plan),
         llm=attempt.llm,
         batch=attempt.batch_id or attempt.id,
         state=state + ended,
@@ -84,7 +85,7 @@ def waiting(ledger: Ledger) -> RenderableType:
     found = lines(ledger)
     if not found:
         return Text("No table waits.")
-    table = _grid("table", "llm", "batch", "state", "progress", ">done", ">failed", ">age", "deadline")
+    table = grid("table", "llm", "batch", "state", "progress", ">done", ">failed", ">age", "deadline")
     for line in found:
         ready = min(line.rows, line.done + line.failed)
         bar = ProgressBar(total=max(1, line.rows), completed=ready, width=20)
@@ -99,14 +100,14 @@ def done(ledger: Ledger, limit: int) -> RenderableType:
     plans = sorted(ledger.plans.find(schema.plan.c.state == PlanState.DONE), key=lambda plan: plan.closed_at or 0)
     if not plans:
         return Text("No table has come in yet.")
-    table = _grid("table", ">rows", ">asked", ">reused", ">failed", ">tokens in", ">tokens out", "when (UTC)")
+    table = grid("table", ">rows", ">asked", ">reused", ">failed", ">tokens in", ">tokens out", "when (UTC)")
     for plan in plans[: -limit - 1 : -1]:
         attempts = [attempt.id for attempt in ledger.attempts.all_of_plan(plan.id) if attempt.plan == plan.id]
         files = ledger.attempts.answers(attempts)
         paid = sum(file.input_tokens for file in files), sum(file.output_tokens for file in files)
         failed = sum(count for file in files for outcome, count in file.outcomes.items() if outcome != "ok")
         numbers = (plan.rows, plan.asked, reused(ledger, plan), failed, *paid)
-        table.add_row(plain(_table(plan)), *(f"{number:,}" for number in numbers), moment(plan.closed_at or 0))
+        table.add_row(plain(table_of(plan)), *(f"{number:,}" for number in numbers), moment(plan.closed_at or 0))
     return table
 
 
@@ -115,16 +116,16 @@ def incidents(ledger: Ledger) -> RenderableType:
     found = ledger.attempts.dated_incidents()
     if not found:
         return Text("No incidents.")
-    table = _grid("when (UTC)", "kind", "subject", "message")
-    for at, *told in found:
-        table.add_row(moment(at), *map(plain, told))
+    table = grid("when (UTC)", "kind", "subject", "message", "what to do")
+    for at, kind, subject, message in found:
+        table.add_row(moment(at), *map(plain, (kind, subject, message, advice(kind))))
     return table
 
 
 def providers() -> RenderableType:
     """What a provider takes and how long things take, a column per provider."""
     known = [value for value in vars(profile).values() if isinstance(value, profile.Profile)]
-    table = _grid("", *(f">{one.name}" for one in known))
+    table = grid("", *(f">{one.name}" for one in known))
     for heading, said in _LIMITS.items():
         table.add_row(heading, *(plain(said(one)) for one in known))
     return table
@@ -161,12 +162,14 @@ def _deadline(left: float | None) -> str:
     return f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago"
 
 
-def _table(plan: Plan) -> str:
+def table_of(plan: Plan) -> str:
+    """Asset and partitions of a plan."""
     more = f" and {len(plan.partitions) - 1} more" if len(plan.partitions) > 1 else ""
     return f"{plan.asset} [{plan.partitions[0]}{more}]" if plan.partitions else plan.asset
 
 
-def _grid(*headings: str) -> Table:
+def grid(*headings: str) -> Table:
+    """A table without lines; a heading that begins with ``>`` stands to the right."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in headings:
         table.add_column(

@@ -10,6 +10,7 @@ from .connect import Database, default_home
 from .looks import Looks, Snapshot
 from .plans import Origin, Plan, PlanId, Plans
 from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
+from .upkeep import Upkeep
 
 __all__ = [
     "LEGAL",
@@ -30,6 +31,7 @@ __all__ = [
     "Plans",
     "Send",
     "Snapshot",
+    "Upkeep",
     "default_home",
 ]
 
@@ -54,3 +56,4 @@ class Ledger:
         self.attempts = Attempts(database)
         self.plans = Plans(database)
         self.looks = Looks(database)
+        self.upkeep = Upkeep(database)

@@ -55,6 +55,7 @@ class Attempt:
     submitted_at: float | None = None
     closed_at: float | None = None
     message: str | None = None
+    unwanted_at: float | None = None
 
 
 @dataclass(frozen=True)

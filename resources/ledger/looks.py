@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from ..request import RequestSpec, TaskHash
@@ -23,11 +23,15 @@ LOOK_LEASE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One moment of a task: the fence, the open attempts' manifests and the answers files, as paths in home."""
+    """One moment of a task: the fence, the open attempts' manifests and the answers files, as paths in home.
+
+    Failures in the answers files that are `forgiven`, some of all, don't count: a person wants them asked again.
+    """
 
     fence: int
     open_manifests: Sequence[tuple[str, str]]
     answers_files: Sequence[str]
+    forgiven: frozenset[str] = frozenset()
 
 
 class Looks:
@@ -71,8 +75,11 @@ class Looks:
             fence = c.execute(select(schema.task.c.fence).where(schema.task.c.hash == task)).scalar_one()
             open_ = c.execute(select(a.c.id, a.c.manifest).where(a.c.task == task, a.c.state.in_(OPEN_ATTEMPTS)))
             manifests = [(row.id, row.manifest) for row in open_]
-            files = list(c.execute(select(s.c.file).where(s.c.task == task).order_by(s.c.at, s.c.file)).scalars())
-        return Snapshot(fence, manifests, files)
+            files = c.execute(select(s.c.file, s.c.at).where(s.c.task == task).order_by(s.c.at, s.c.file)).all()
+            retry = schema.retry.c
+            moment = c.execute(select(func.max(retry.at)).where(retry.task == task)).scalar_one()
+        forgiven = frozenset(row.file for row in files if moment is not None and row.at <= moment)
+        return Snapshot(fence, manifests, [row.file for row in files], forgiven)
 
     def insert(
         self, task: TaskHash, fence: int, plan: str, attempts: Sequence[Attempt], waits_for: Sequence[str]

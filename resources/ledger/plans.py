@@ -71,7 +71,11 @@ class Plans:
         self._db = database
 
     def open(self, plan: Plan, origin: Origin) -> Plan:
-        """Record a plan, held by its run, and its origin if that is new."""
+        """Record a plan, held by its run, and its origin if that is new.
+
+        Raises:
+            StorageError: Its files were taken for a killed run's and removed; nothing was asked.
+        """
         row = {name: getattr(plan, name) for name in _PLAIN}
         row |= {
             "partitions": json.dumps(plan.partitions),
@@ -84,7 +88,13 @@ class Plans:
             "tags": json.dumps(dict(origin.tags)),
             "id": origin.id,
         }
+        f = schema.forgotten
         with self._db.write() as c:
+            if c.execute(select(f.c.plan).where(f.c.plan == plan.id)).first():
+                raise StorageError(
+                    f"The files of plan {plan.id} were removed as those of a killed run, because this one stood still "
+                    "for so long. Nothing was asked; run it again."
+                )
             c.execute(insert_or_ignore(schema.origin).values(first).on_conflict_do_nothing())
             c.execute(insert(_P).values(row))
             return _plan(c.execute(select(_P).where(_P.c.id == plan.id)).mappings().one())
@@ -111,9 +121,14 @@ class Plans:
 
     def with_work(self, location: str) -> list[Plan]:
         """A code location's open plans, and ended ones whose batches are still out."""
+        return self.find(_P.c.location == location, self.unfinished())
+
+    @staticmethod
+    def unfinished() -> ColumnElement[bool]:
+        """The condition that a plan is open, or has ended while its batches are still out."""
         w, a = schema.plan_attempt, schema.attempt
         out = select(w.c.plan).join(a, a.c.id == w.c.attempt).where(a.c.state.in_(OPEN_ATTEMPTS))
-        return self.find(_P.c.location == location, (_P.c.state == PlanState.OPEN) | _P.c.id.in_(out))
+        return (_P.c.state == PlanState.OPEN) | _P.c.id.in_(out)
 
     def of_origin(self, origin: str) -> list[Plan]:
         """All plans that one origin led to."""

@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = "0001"
+SCHEMA_VERSION = "0002"
 """The newest alembic revision; a test compares it with the migrations folder."""
 
 metadata = MetaData()
@@ -113,6 +113,7 @@ attempt = Table(
     Column("submitted_at", Float),
     Column("closed_at", Float),
     Column("message", Text),
+    Column("unwanted_at", Float, comment="since when its batch is to be cancelled, unless an open plan waits for it"),
 )
 Index("attempt_by_task", attempt.c.task, attempt.c.state)
 Index("attempt_by_state", attempt.c.state, attempt.c.due)
@@ -166,6 +167,23 @@ answers = Table(
     Column("at", Float, nullable=False),
 )
 Index("answers_by_task", answers.c.task)
+
+retry = Table(
+    "retry",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("task", String(64), ForeignKey("task.hash"), nullable=False),
+    Column("at", Float, nullable=False, comment="failures of answers files up to then don't count"),
+    Column("keys", Integer, nullable=False, comment="requests that were given up at that moment"),
+)
+Index("retry_by_task", retry.c.task)
+
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("plan", String, primary_key=True, comment="its files were removed before the ledger knew it"),
+    Column("at", Float, nullable=False),
+)
 
 incident = Table(
     "incident",

@@ -36,6 +36,11 @@ class Problem:
     message: str
     line: int | None = None
 
+    @property
+    def words(self) -> str:
+        """For a message."""
+        return f"{self.code}: {self.message!r}" + (f" (line {self.line})" if self.line else "")
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -53,6 +58,11 @@ class Batch:
     failed: int = 0
     result_files: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+
+    @property
+    def lacks_files(self) -> bool:
+        """Whether the counts speak of rows whose file isn't there; files may trail the status."""
+        return len(self.result_files) < (self.completed > 0) + (self.failed > 0)
 
 
 @dataclass(frozen=True)

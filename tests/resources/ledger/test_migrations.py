@@ -9,12 +9,21 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from dagster_batch_llm.resources.errors import StorageError
-from dagster_batch_llm.resources.ledger import Ledger, connect, default_home, migrations, schema
+from dagster_batch_llm.resources.ledger import (
+    AttemptState,
+    Ledger,
+    PlanId,
+    connect,
+    default_home,
+    migrations,
+    schema,
+)
 from sqlalchemy import Connection, create_engine
 
 from ..effects import Died, Effects
@@ -23,6 +32,8 @@ from ..world import copy_home
 
 NO_DATABASE = b"this is no database, and it is long enough to be read as one" * 200
 TABLES = set(schema.metadata.tables)
+FIRST = TABLES - {"retry", "forgotten"}
+"""Of the first schema; each migration is committed by itself."""
 
 
 @pytest.fixture
@@ -81,6 +92,42 @@ def test_a_newer_ledger_is_refused_and_left_alone(known: Path) -> None:
     assert (known / "ledger.sqlite3").read_bytes() == before
 
 
+def test_a_ledger_of_the_first_schema_is_migrated_and_keeps_what_it_knows(folder: Path) -> None:
+    folder.mkdir()
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    engine = create_engine(f"sqlite:///{folder / 'ledger.sqlite3'}")
+    with engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    engine.dispose()
+    assert tables(folder) == FIRST | {"alembic_version"}
+    with closing(sqlite3.connect(folder / "ledger.sqlite3")) as db, db:
+        db.executescript(OLD)
+    ledger = Ledger(folder, FakeClock())
+    assert tables(folder) >= TABLES
+    [attempt] = ledger.attempts.find()
+    assert (attempt.id, attempt.state, attempt.rows, attempt.unwanted_at) == ("a", AttemptState.ANSWERED, 2, None)
+    snapshot = ledger.looks.snapshot(attempt.task)
+    assert (snapshot.answers_files, snapshot.forgiven) == (["f.parquet"], frozenset())
+    ledger.upkeep.ask_again(attempt.task, 1)
+    assert ledger.looks.snapshot(attempt.task).forgiven == {"f.parquet"}
+    assert ledger.upkeep.end(PlanId("p"), "by hand", batches=True) == 0
+    assert ledger.plans.get(PlanId("p")).message == "by hand"
+
+
+OLD = """
+INSERT INTO ledger VALUES ('0123456789abcdef', 1.0);
+INSERT INTO task (hash, spec, fence, lease_until) VALUES ('t', '{}', 1, 0);
+INSERT INTO plan (id, state, asset, partitions, task, llm, spec, code_version, inputs, origin, run, holder_until, rows,
+    keys, asked, created_at) VALUES ('p', 'open', 'x', '[]', 't', 'llm', '{}', 'v', '{}', 'r', 'r', 0, 2, 2, 2, 1.0);
+INSERT INTO attempt (id, state, task, plan, llm, account, manifest, rows, fence, lease_until, due, waits, send_no,
+    total, completed, failed, created_at)
+    VALUES ('a', 'answered', 't', 'p', 'llm', 'acme', 'a.parquet', 2, 1, 0, 0, 0, 1, 2, 2, 0, 1.0);
+INSERT INTO answers VALUES ('f.parquet', 't', 'a', '{"ok": 1, "invalid": 1}', 0, 0, 2.0);
+"""
+
+
 def test_an_opening_may_be_cut_off_anywhere(tmp_path: Path) -> None:
     effects = Effects()
     with effects.watched():
@@ -90,7 +137,7 @@ def test_an_opening_may_be_cut_off_anywhere(tmp_path: Path) -> None:
         folder = tmp_path / str(last)
         with pytest.raises(Died), Effects(last).watched():
             Ledger(folder, FakeClock())
-        assert tables(folder).isdisjoint(TABLES) or tables(folder) >= TABLES
+        assert tables(folder).isdisjoint(TABLES) or tables(folder) >= FIRST
         ledger = Ledger(folder, FakeClock())
         assert (folder / "answers" / "LEDGER").read_text() == ledger.id
 

@@ -1,0 +1,105 @@
+"""What a person changes in the ledger: ending plans, asking again, and what `forget` and `doctor` need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, Select, func, insert, select, update
+from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+
+from ..request import TaskHash
+from . import schema
+from .attempts import AnswersFile, AttemptId
+from .connect import Database
+from .plans import PlanId
+from .states import OPEN_ATTEMPTS, AttemptState, PlanState
+
+_A, _P = schema.attempt, schema.plan
+
+
+class Upkeep:
+    """Named changes, each in one transaction."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def end(self, plan: PlanId, message: str, *, batches: bool) -> int:
+        """End a plan and void what only it wants and was never sent, in one step; gives their number.
+
+        An attempt's fence moves as it is voided, so a worker that is about to send it doesn't. It can be repeated.
+
+        Args:
+            plan: Open, or ended with something left.
+            message: Why.
+            batches: Also mark the batches that only it waits for, so that the provider is asked to cancel them.
+        """
+        now = self._db.clock.now()
+        alone = self._only_wanted_by(plan)
+        with self._db.write() as c:
+            ended = {"state": PlanState.CANCELLED, "closed_at": now, "message": message, "holder": None}
+            c.execute(update(_P).where(_P.c.id == plan, _P.c.state == PlanState.OPEN).values(ended))
+            unsent = (_A.c.state == AttemptState.PLANNED, *alone)
+            requests = c.execute(select(func.coalesce(func.sum(_A.c.rows), 0)).where(*unsent)).scalar_one()
+            void = {"state": AttemptState.VOID, "closed_at": now, "fence": _A.c.fence + 1, "lease_until": 0.0}
+            c.execute(update(_A).where(*unsent).values({**void, "owner": None}))
+            if batches:
+                out = (_A.c.state.in_(OPEN_ATTEMPTS), _A.c.unwanted_at.is_(None), *alone)
+                c.execute(update(_A).where(*out).values(unwanted_at=now))
+            return int(requests)
+
+    def is_wanted(self, attempt: AttemptId, *, besides: Sequence[PlanId] = ()) -> bool:
+        """Whether an open plan waits for an attempt, besides these."""
+        wanted = select(_A.c.id).where(_A.c.id == attempt, _A.c.id.in_(_wanted(*besides)))
+        with self._db.read() as c:
+            return c.execute(wanted).first() is not None
+
+    def ask_again(self, task: TaskHash, keys: int) -> None:
+        """From now on the failures that a task has in its answers files don't count; its answers do."""
+        r, s = schema.retry, schema.answers
+        with self._db.write() as c:
+            # A clock that was ahead may have dated a file later than now.
+            newest = c.execute(select(func.max(s.c.at)).where(s.c.task == task)).scalar_one()
+            at = max(self._db.clock.now(), newest or 0.0)
+            c.execute(insert(r).values(task=task, at=at, keys=keys))
+
+    def move_fences(self) -> None:
+        """Make every look that is under way start over: none of the manifests that are there becomes an attempt's."""
+        with self._db.write() as c:
+            c.execute(update(schema.task).values(fence=schema.task.c.fence + 1))
+
+    def bury(self, plans: Sequence[str]) -> set[str]:
+        """Of these plan ids, those that the ledger doesn't have, and from now on never will."""
+        f, now = schema.forgotten, self._db.clock.now()
+        with self._db.write() as c:
+            known = set(c.execute(select(_P.c.id)).scalars())
+            gone = set(plans) - known
+            for plan in sorted(gone):
+                c.execute(insert_or_ignore(f).values(plan=plan, at=now).on_conflict_do_nothing())
+            return gone
+
+    def answers_files(self) -> list[tuple[AttemptId, AnswersFile]]:
+        """Every answers file with its attempt, oldest first."""
+        s = schema.answers
+        with self._db.read() as c:
+            found = c.execute(select(s).order_by(s.c.at, s.c.file)).all()
+        files = (AnswersFile(r.file, json.loads(r.outcomes), r.input_tokens, r.output_tokens) for r in found)
+        return [(AttemptId(row.attempt), file) for row, file in zip(found, files, strict=True)]
+
+    def replace_answers(self, old: str, new: str) -> bool:
+        """Name a rebuilt answers file, durable already, in the place of a lost one; False if it has been done."""
+        s = schema.answers
+        with self._db.write() as c:
+            return c.execute(update(s).where(s.c.file == old).values(file=new)).rowcount > 0
+
+    @staticmethod
+    def _only_wanted_by(plan: PlanId) -> tuple[ColumnElement[bool], ...]:
+        mine = select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)
+        return _A.c.id.in_(mine), _A.c.id.not_in(_wanted(plan))
+
+
+def _wanted(*besides: PlanId) -> Select[tuple[str]]:
+    """Attempts for which an open plan waits, besides these."""
+    w = schema.plan_attempt
+    open_ = select(w.c.attempt).join(_P, _P.c.id == w.c.plan).where(_P.c.state == PlanState.OPEN)
+    return open_.where(_P.c.id.not_in(besides))

@@ -1,0 +1,29 @@
+"""What to do about an incident, by its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ADVICE: Mapping[str, str] = {
+    "duplicate": "Nothing is lost, but the provider may charge for both. Look for a proxy or gateway that repeats POST "
+    "requests, and stop that; ask the provider for the money back, naming the batch.",
+    "late arrival": "Nothing is lost. If its message says that it is paid beside another batch, the provider acted "
+    "later than 30 minutes after the create: tell it, naming the batch, and ask for the money back.",
+    "unknown rows": "The batch's result file has lines of somebody else. Nothing of them was used. Ask the provider, "
+    "and look whether another program writes into the same account's files.",
+    "tick": "The sensor skips this run's tables until the cause is mended. Read the message; if a definition was "
+    "changed or removed, bring it back, or end the plans: dagster-batch-llm cancel TABLE.",
+    "unreachable plan": "Bring the asset or partition back, and its plan goes on; or materialize it under its new "
+    "name, which asks nothing again, and end the old plan: dagster-batch-llm cancel PLAN.",
+    "collect runs fail": "Open the named run in Dagster's UI and mend what it says; the next try is made by itself, "
+    "after an hour at the latest.",
+    "stuck batch": "The provider should have ended it by now. Look for the batch in the provider's console and ask "
+    "there. Its requests aren't asked again while it is out; to have it cancelled and stop waiting: "
+    "dagster-batch-llm cancel TABLE --batches.",
+}
+"""One line per kind of incident that this package records."""
+
+
+def advice(kind: str) -> str:
+    """What to do about an incident of this kind."""
+    return ADVICE.get(kind, "Written by another version of dagster-batch-llm; read its message.")

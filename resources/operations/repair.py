@@ -1,0 +1,136 @@
+"""Repairing without paying: a lost answers file is rebuilt from the result files as the provider sent them.
+
+A rebuilt file counts only if its outcomes are those that the ledger has for the lost one. Anything else would turn
+answers that are paid into rows that failed, which are asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import duckdb
+
+from ..answers import parse_results
+from ..errors import ProviderError
+from ..home import Home
+from ..ledger import AnswersFile, Attempt, Ledger, PlanId, PlanState, schema
+from ..providers.protocol import BatchProvider
+from .retention import alone
+from .soundness import problem_of_answers, problem_of_manifest
+
+_ABSENT: Sequence[Literal["missing", "expired"]] = ("missing", "expired")
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What became of one thing that was wrong.
+
+    Attributes:
+        subject: A file or a plan.
+        done: Whether it is mended.
+        said: How, or what is lost and what can still be done.
+    """
+
+    subject: str
+    done: bool
+    said: str
+
+
+def repair(ledger: Ledger, providers: Mapping[str, BatchProvider] | None = None) -> list[Repair]:
+    """Mend what can be mended; nothing is asked or paid, and what is lost is named.
+
+    Args:
+        ledger: Writable; opening it has written the answers' marker again.
+        providers: By resource key; result files that are gone here are fetched from them again, if they have them.
+
+    Raises:
+        StorageError: Another process deletes or repairs at the moment.
+    """
+    with alone(ledger.home):
+        return [*_ended(ledger), *_rebuilt(ledger, providers or {})]
+
+
+def _ended(ledger: Ledger) -> list[Repair]:
+    ended = ledger.plans.find(schema.plan.c.state != PlanState.OPEN, ledger.plans.unfinished())
+    given_up = {plan.id: ledger.attempts.void_unsent(plan.id) for plan in ended}
+    said = "unsent requests, which nobody wants any more, were given up"
+    return [Repair(f"plan {plan}", True, f"{count} {said}") for plan, count in given_up.items() if count]
+
+
+def _rebuilt(ledger: Ledger, providers: Mapping[str, BatchProvider]) -> list[Repair]:
+    home = Home(ledger.home)
+    done: list[Repair] = []
+    for name, file in ledger.upkeep.answers_files():
+        if problem_of_answers(home.answers(file.file), file.outcomes) is not None:
+            attempt = ledger.attempts.get(name)
+            done.append(_rebuild(ledger, home, attempt, file, providers.get(attempt.llm)))
+    return done
+
+
+def _rebuild(ledger: Ledger, home: Home, attempt: Attempt, file: AnswersFile, provider: BatchProvider | None) -> Repair:
+    subject = f"answers/{file.file}"
+    if problem_of_manifest(home.manifest(attempt.manifest), attempt.rows) is not None:
+        wrong = f"manifests/{attempt.manifest} can't be read, so nobody knows whose answers they were"
+        return Repair(subject, False, f"{_lost(ledger, attempt, file)}: {wrong}. Put both back from a backup.")
+    here = home.all_results(attempt.id)
+    if _put_back(ledger, home, attempt, file, [path for path in sorted(here.rglob("*")) if _is_result(path)]):
+        return Repair(subject, True, "rebuilt from the provider's result files; nothing was paid")
+    why = "the provider's result files are not here, or not whole"
+    if provider is not None and provider.account == attempt.account:
+        try:
+            if _put_back(ledger, home, attempt, file, _fetched(ledger, home, attempt, provider)):
+                return Repair(subject, True, "rebuilt from result files that were fetched again; nothing was paid")
+            why = "what the provider still has doesn't add up with what was answered"
+        except ProviderError as error:
+            why = error.message
+    return Repair(
+        subject,
+        False,
+        f"{_lost(ledger, attempt, file)}: {why}. Put the file back from a backup, or get the result files of the batch "
+        f"from the provider into {here}, and repair again. Until then its tables stop, so nothing is paid twice.",
+    )
+
+
+def _is_result(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink() and path.suffix != ".part"
+
+
+def _put_back(ledger: Ledger, home: Home, attempt: Attempt, file: AnswersFile, results: Sequence[Path]) -> bool:
+    """Write the answers file anew under another name and let the ledger name it, if it adds up."""
+    tokens = [send.token for send in ledger.attempts.sends(attempt.id)]
+    if not results or not tokens:
+        return False
+    wanted = {outcome: count for outcome, count in file.outcomes.items() if count}
+    for absent in _ABSENT:
+        name = f"{attempt.task}/{attempt.id}-{ledger.clock.token()}.parquet"
+        target = home.answers(name)
+        try:
+            parsed = parse_results(
+                ledger.looks.spec(attempt.task), results, manifest=home.manifest(attempt.manifest), tokens=tokens,
+                name=name, target=target, absent=absent,
+            )  # fmt: skip
+        except duckdb.Error:
+            return False
+        if dict(parsed.file.outcomes) == wanted:
+            return ledger.upkeep.replace_answers(file.file, name)
+        target.unlink()
+    return False
+
+
+def _fetched(ledger: Ledger, home: Home, attempt: Attempt, provider: BatchProvider) -> list[Path]:
+    """All result files, into a folder of their own: what is there under a name is taken for whole."""
+    folder = home.all_results(attempt.id) / f"again-{ledger.clock.token()}"
+    return [
+        path
+        for number, link in enumerate(ledger.attempts.links(attempt.id))
+        for path in provider.fetch(provider.check(link.batch_id), folder / str(number))
+    ]
+
+
+def _lost(ledger: Ledger, attempt: Attempt, file: AnswersFile) -> str:
+    plan = ledger.plans.get(PlanId(attempt.plan))
+    count = sum(file.outcomes.values())
+    return f"{count} rows of batch {attempt.batch_id} (table {plan.asset}, resource {attempt.llm!r}) are lost here"
