@@ -12,7 +12,7 @@ from dagster_batch_llm.resources.errors import (
     RefusedError,
     UnreachableError,
 )
-from dagster_batch_llm.resources.ledger import AttemptState, Ledger
+from dagster_batch_llm.resources.ledger import AttemptState
 from dagster_batch_llm.resources.ledger.attempts import LEASE_SECONDS
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
@@ -33,6 +33,11 @@ from .world import PROMPTS, REVOCABLE, MakeWorld, World
 
 CREATE = "POST /v1/batches"
 UPLOAD = "POST /v1/files"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def test_an_undisturbed_batch_is_paid_once(world: World) -> None:
@@ -431,7 +436,7 @@ class _Stopped(OpenAIShape):
 
 
 def stopped_before_its_write(world: World, meanwhile: Callable[[], None]) -> BatchMachine:
-    return BatchMachine(Ledger(world.folder, world.clock), {"llm": _Stopped(world, meanwhile)}, "stopped")
+    return BatchMachine(world.opened(), {"llm": _Stopped(world, meanwhile)}, "stopped")
 
 
 def test_a_create_that_is_held_up_too_long_is_not_sent(world: World) -> None:

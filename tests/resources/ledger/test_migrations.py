@@ -14,7 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from dagster_batch_llm.resources.errors import StorageError
-from dagster_batch_llm.resources.ledger import Ledger, connect, default_home, migrations, schema
+from dagster_batch_llm.resources.ledger import Ledger, default_home, migrations, schema, sqlite
 from sqlalchemy import Connection, create_engine
 
 from ..effects import Died, Effects
@@ -166,7 +166,7 @@ def test_a_ledger_that_breaks_while_it_is_open_says_so(known: Path) -> None:
 
 
 def test_a_ledger_that_is_locked_for_long_says_so(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "_LOCK_SECONDS", 0.05)
     ledger = Ledger(known, FakeClock())
     with closing(sqlite3.connect(known / "ledger.sqlite3", isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
