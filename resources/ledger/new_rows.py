@@ -15,7 +15,8 @@ from .connect import was_cut_off
 def insert_new(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
     """Insert a row unless one has its key; gives whether it was new."""
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    return connection.execute(insert(table).values(dict(row)).on_conflict_do_nothing()).rowcount > 0
+    new = insert(table).values(dict(row)).on_conflict_do_nothing().returning(*table.primary_key)
+    return connection.execute(new).first() is not None
 
 
 def insert_own(connection: Connection, table: Table, row: Mapping[str, Any]) -> None:

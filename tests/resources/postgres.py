@@ -8,7 +8,6 @@ import pwd
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -20,22 +19,15 @@ import pytest
 from dagster_batch_llm.resources.ledger import Ledger
 
 from .fake_clock import FakeClock
+from .postgres_programs import programs
 
 MISSING = "Postgres is not installed: run `make services`"
 _TEMPLATE = "template_ledger"
-_BY_HAND = """\
-services: Postgres is not installed, and this system has no apt-get or doesn't let you use it. Install the package
-postgresql (Debian, Ubuntu) or postgresql-server (Fedora) as you do here; its programs initdb and pg_ctl have to be on the
-PATH or below /usr/lib/postgresql. The tests start a server of their own with them; none needs to run."""
 
 
-def binaries() -> Path | None:
-    """The folder of the newest initdb and pg_ctl."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    if found:
-        return found[-1].parent
-    initdb = shutil.which("initdb")
-    return Path(initdb).resolve().parent if initdb else None
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 @dataclass
@@ -44,7 +36,7 @@ class Cluster:
 
     folder: Path
     programs: Path
-    port: int = field(default_factory=lambda: _free_port())
+    port: int = field(default_factory=_free_port)
     _numbers: itertools.count[int] = field(default_factory=itertools.count)
     _templates: bool = False
 
@@ -111,14 +103,14 @@ class Cluster:
 @contextmanager
 def running_cluster() -> Generator[Cluster]:
     """A server for as long as it is needed; without the programs a test is skipped, or fails where it has to run."""
-    programs = binaries()
-    if programs is None:
+    found = programs()
+    if found is None:
         if os.environ.get("BATCH_LLM_REQUIRE_SERVICES"):
             pytest.fail(MISSING)
         pytest.skip(MISSING)
     # Not in pytest's folders, which only this user may enter.
     folder = Path(tempfile.mkdtemp(prefix="batch-llm-postgres-"))
-    cluster = Cluster(folder, programs)
+    cluster = Cluster(folder, found)
     try:
         cluster.make()
         cluster.start()
@@ -128,29 +120,3 @@ def running_cluster() -> Generator[Cluster]:
             cluster.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
-
-
-def install() -> None:
-    """`make services`: Debian's package by apt-get, or what to do where there is none."""
-    if binaries() is None:
-        if shutil.which("apt-get") is None or (os.geteuid() != 0 and shutil.which("sudo") is None):
-            sys.exit(_BY_HAND)
-        print("services: installing the package postgresql by apt-get", flush=True)
-        root = [] if os.geteuid() == 0 else ["sudo"]
-        apt = [*root, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qq"]
-        try:
-            subprocess.run([*apt, "update"], check=True)
-            install = [*apt, "install", "-y", "--no-install-recommends", "postgresql"]
-            subprocess.run(install, check=True, stdout=subprocess.DEVNULL)
-        except (OSError, subprocess.CalledProcessError) as error:
-            sys.exit(f"{_BY_HAND}\napt-get said: {error}")
-    print(f"services: Postgres is in {binaries()}")
-
-
-if __name__ == "__main__":
-    install()

@@ -325,7 +325,9 @@ def _count_effects(world: World) -> int:
     return len(effects.done)
 
 
-@pytest.mark.parametrize("profile_name", ["settles", "revocable"])
+@pytest.mark.parametrize(
+    ("profile_name", "dialect"), [("settles", "sqlite"), ("revocable", "sqlite"), ("settles", "postgres")]
+)
 def test_a_worker_may_die_before_any_of_its_effects(make_world: MakeWorld, profile_name: str) -> None:
     fields = {"profile": REVOCABLE} if profile_name == "revocable" else {}
     total = _count_effects(make_world(**fields))
@@ -344,6 +346,7 @@ def test_a_worker_may_die_before_any_of_its_effects(make_world: MakeWorld, profi
             raise AssertionError(f"died after {effects.done}") from error
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"])  # a minute on Postgres, and the test above has the same transactions
 def test_a_worker_may_die_while_it_reconciles(make_world: MakeWorld) -> None:
     def ambiguous() -> tuple[World, str]:
         world = make_world(profile=REVOCABLE)
