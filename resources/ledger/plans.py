@@ -102,7 +102,7 @@ class Plans:
         if found is None:
             raise StorageError(
                 f"The ledger in {self._db.home} has no plan {plan}. Runs, daemon and CLI must all have the same "
-                "BATCH_LLM_HOME."
+                "BATCH_LLM_HOME and BATCH_LLM_LEDGER."
             )
         return _plan(found)
 

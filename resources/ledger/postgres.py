@@ -17,21 +17,21 @@ SCHEMA = "batch_llm"
 _LOCK_SECONDS = 30
 _IDLE_SECONDS = 60
 """A process that was stopped, or cut off from the server, in a transaction loses it after this long."""
-_WRITE_LOCK = 0x62_6C_6C_6D
+WRITE_LOCK = 0x62_6C_6C_6D
 """The advisory lock of every writing transaction; any number does that nobody else in the database uses."""
 
 # One writer at a time, as on SQLite: what a transaction has read holds until its end, nothing can deadlock, and two
 # processes that start together migrate once. READ COMMITTED, so that every statement after the lock sees what its
 # last owner committed; a snapshot would be older than the lock. The lock is released after the commit is visible.
-_BEGIN_WRITE = f"""
+BEGIN_WRITE = f"""
 SET TRANSACTION ISOLATION LEVEL READ COMMITTED READ WRITE;
 SET LOCAL search_path TO {SCHEMA};
 SET LOCAL lock_timeout = '{_LOCK_SECONDS}s';
 SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s';
 SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off';
-SELECT pg_advisory_xact_lock({_WRITE_LOCK})
+SELECT pg_advisory_xact_lock({WRITE_LOCK})
 """
-_BEGIN_READ = f"""
+BEGIN_READ = f"""
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY;
 SET LOCAL search_path TO {SCHEMA};
 SET LOCAL idle_in_transaction_session_timeout = '{_IDLE_SECONDS}s'
@@ -59,7 +59,8 @@ class PostgresStore:
     def __init__(self, url: URL) -> None:
         self._secret, url = _secret(url)
         kept = {name: value for name, value in url.query.items() if name in {"host", "port"}}
-        shown = url.set(drivername="postgresql", password=None, query=kept)
+        # Made anew: `URL.set(password=None)` would leave the password where it is.
+        shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database, kept)
         self.name = shown.render_as_string(hide_password=False)
         self.engine = _engine(url)
 
@@ -115,7 +116,7 @@ def _engine(url: URL) -> Engine:
 
     def begun(connection: Connection) -> None:
         writes = connection.get_execution_options().get("batch_llm_write")
-        connection.exec_driver_sql(_BEGIN_WRITE if writes else _BEGIN_READ)
+        connection.exec_driver_sql(BEGIN_WRITE if writes else BEGIN_READ)
 
     event.listen(engine, "begin", begun)
     return engine

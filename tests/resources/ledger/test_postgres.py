@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psycopg
 import pytest
+import stamina
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from dagster_batch_llm.resources.errors import MissingExtraError, StorageError
@@ -23,6 +25,7 @@ from dagster_batch_llm.resources.ledger import (
     Ledger,
     Link,
     Origin,
+    PlanId,
     PlanState,
     Send,
     connect,
@@ -30,11 +33,10 @@ from dagster_batch_llm.resources.ledger import (
     schema,
 )
 from dagster_batch_llm.resources.ledger.connect import Database
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, event, make_url
 
-from ..fake_clock import FakeClock
 from ..postgres import Cluster
-from ..world import SPEC, MakeWorld, World, a_plan
+from ..world import SPEC, World, a_plan
 
 
 @pytest.fixture
@@ -87,19 +89,19 @@ def test_a_newer_ledger_is_refused_and_left_alone(cluster: Cluster, world: World
 
 def test_an_emptied_ledger_beside_answers_is_refused(cluster: Cluster, world: World, url: str) -> None:
     for _ in range(2):
-        with pytest.raises(StorageError, match="has an empty ledger.*Put the right database back"):
+        with pytest.raises(StorageError, match=r"has an empty ledger.*Put the right database back"):
             Ledger(world.folder, url=url)
 
 
 def test_a_ledger_of_plans_that_are_in_another_home_is_refused(world: World, tmp_path: Path) -> None:
     world.ask()
-    with pytest.raises(StorageError, match="1 plans.*same BATCH_LLM_HOME, on a disk that they share"):
+    with pytest.raises(StorageError, match=r"1 plans.*same BATCH_LLM_HOME, on a disk that they share"):
         Ledger(tmp_path / "elsewhere", url=world.url)
     assert world.opened().id == world.ledger.id
 
 
 def test_a_look_makes_nothing_and_can_not_write(cluster: Cluster, world: World, url: str, tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="There is no ledger in postgresql://batch_llm@127.0.0.1"):
+    with pytest.raises(StorageError, match=r"There is no ledger in postgresql://batch_llm@127.0.0.1"):
         Ledger(tmp_path / "none", url=url, read_only=True)
     assert tables(cluster, url) == set()
     assert not (tmp_path / "none").exists()
@@ -131,7 +133,7 @@ def test_a_password_is_in_no_message(tmp_path: Path, how: str, monkeypatch: pyte
     while said is not None:
         assert "s3cret" not in f"{said} {said!r}"
         said = said.__cause__ or said.__context__
-    store = postgres.PostgresStore(connect.store_of.__globals__["make_url"](f"postgresql://{how}"))
+    store = postgres.PostgresStore(make_url(f"postgresql://{how}"))
     assert "s3cret" not in f"{store.name} {store.engine!r}"
 
 
@@ -152,7 +154,7 @@ from dagster_batch_llm.resources.ledger import *
 folder, me = pathlib.Path(sys.argv[1]), sys.argv[2]
 sys.stdin.readline()
 ledger = Ledger(folder)
-task = ledger.looks.declare_spec if False else sys.argv[3]
+task = sys.argv[3]
 for number in range(40):
     while True:
         snapshot = ledger.looks.snapshot(task)
@@ -164,7 +166,7 @@ for number in range(40):
         if ledger.looks.insert(task, snapshot.fence, "plan", [attempt], []):
             break
 print(ledger.id)
-""".replace("ledger.looks.declare_spec if False else sys.argv[3]", "sys.argv[3]")
+"""
 
 
 def _together(folder: Path, url: str, count: int) -> set[str]:
@@ -211,15 +213,8 @@ def test_threads_that_open_a_blank_database_migrate_it_once(url: str, tmp_path: 
 # ---- a server that goes away ----
 
 
-def test_a_server_that_is_restarted_in_the_middle_of_work_is_waited_for(
-    cluster: Cluster, make_world: MakeWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world = make_world()
-    # The fixture's stamina would not wait.
-    monkeypatch.setattr("stamina.is_testing", lambda: False, raising=False)
-    import stamina  # noqa: PLC0415 - only here
-
-    stamina.set_testing(False)
+def test_a_server_that_is_restarted_in_the_middle_of_work_is_waited_for(cluster: Cluster, world: World) -> None:
+    stamina.set_testing(False)  # with the fixture's it would not wait
     attempt = world.ask()
     cluster.stop("immediate")
     back = threading.Timer(1.0, cluster.start)
@@ -234,7 +229,8 @@ def test_a_server_that_is_restarted_in_the_middle_of_work_is_waited_for(
     assert world.server.creates() == 1
 
 
-def _cut(cluster: Cluster, moment: str, *, committed: bool) -> None:
+@contextmanager
+def _cut(cluster: Cluster, *, committed: bool) -> Generator[None]:
     """The next writing transaction's connection is lost, before its commit or on the way back from it."""
     cuts = iter([True])
 
@@ -246,19 +242,14 @@ def _cut(cluster: Cluster, moment: str, *, committed: bool) -> None:
                 driver.commit()
             cluster.execute(f"SELECT pg_terminate_backend({driver.info.backend_pid}, 5000)")
 
-    event.listen(Engine, moment, cutting)
+    event.listen(Engine, "commit", cutting)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "commit", cutting)
+    assert next(cuts, None) is None
 
 
-@pytest.fixture
-def _uncut() -> Iterator[None]:
-    before = list(Engine.dispatch.commit)  # pyright: ignore
-    yield
-    for listener in list(Engine.dispatch.commit):  # pyright: ignore
-        if listener not in before:
-            event.remove(Engine, "commit", listener)
-
-
-@pytest.mark.usefixtures("_uncut")
 @pytest.mark.parametrize("committed", [False, True])
 @pytest.mark.parametrize("what", ["declare", "open", "insert", "begin_send", "adopt", "close", "note", "end", "keep"])
 def test_a_connection_lost_at_the_commit_changes_nothing(
@@ -275,35 +266,31 @@ def test_a_connection_lost_at_the_commit_changes_nothing(
         attempt = attempts.adopt(attempt, [link])
     other = Attempt(AttemptId("other"), AttemptState.PLANNED, attempt.task, "plan", "llm", "acme", "m", 1, 0.0)
     fence = ledger.looks.snapshot(attempt.task).fence
-    _cut(cluster, "commit", committed=committed)
-    if what == "declare":
-        assert ledger.looks.declare(replace(SPEC, model="other"))
-    elif what == "open":
-        assert ledger.plans.open(a_plan("new", attempt.task), Origin("run", (), {})).state is PlanState.OPEN
-    elif what == "insert":
-        assert ledger.looks.insert(attempt.task, fence, "plan", [other], [])
-        assert attempts.get(other.id) == other
-        assert ledger.looks.snapshot(attempt.task).fence == fence + 1
-    elif what == "end":
-        assert ledger.plans.close(a_plan("plan", attempt.task).id, PlanState.DONE)
-    elif what == "keep":
-        assert ledger.plans.keep("backfill", "run")
-    else:
-        written = {
-            "begin_send": lambda: attempts.begin_send(attempt, send),
-            "adopt": lambda: attempts.adopt(attempt, [link]),
-            "close": lambda: attempts.close(attempt, AnswersFile("t/a.parquet", {"ok": 3}, 5_000_000_000, 1)),
-            "note": lambda: attempts.note(attempt, message="here"),
-        }[what]()
+    writes: dict[str, Callable[[], object]] = {
+        "declare": lambda: ledger.looks.declare(replace(SPEC, model="other")),
+        "open": lambda: ledger.plans.open(a_plan("new", attempt.task), Origin("run", (), {})).id == "new",
+        "insert": lambda: ledger.looks.insert(attempt.task, fence, "plan", [other], []),
+        "end": lambda: ledger.plans.close(PlanId("plan"), PlanState.DONE),
+        "keep": lambda: ledger.plans.keep("backfill", "run"),
+        "begin_send": lambda: attempts.begin_send(attempt, send),
+        "adopt": lambda: attempts.adopt(attempt, [link]),
+        "close": lambda: attempts.close(attempt, AnswersFile("t/a.parquet", {"ok": 3}, 5_000_000_000, 1)),
+        "note": lambda: attempts.note(attempt, message="here"),
+    }
+    with _cut(cluster, committed=committed):
+        written = writes[what]()
+    assert written
+    assert ledger.looks.snapshot(attempt.task).fence == fence + (what == "insert")
+    if isinstance(written, Attempt):
         now = attempts.get(attempt.id)
         assert (now.state, now.fence, now.message) == (written.state, written.fence, written.message)
         assert len(attempts.sends(attempt.id)) == (what != "note")
 
 
 def test_a_lock_that_is_held_for_long_is_told(cluster: Cluster, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(postgres, "_BEGIN_WRITE", postgres._BEGIN_WRITE.replace("'30s'", "'50ms'"))
+    monkeypatch.setattr(postgres, "BEGIN_WRITE", postgres.BEGIN_WRITE.replace("'30s'", "'50ms'"))
     with psycopg.connect(world.url.replace("+psycopg", "")) as holder:
-        holder.execute(f"SELECT pg_advisory_xact_lock({postgres._WRITE_LOCK})".encode())
+        holder.execute(f"SELECT pg_advisory_xact_lock({postgres.WRITE_LOCK})".encode())
         assert world.ledger.attempts.incidents() == []
         with pytest.raises(StorageError, match="locked by another process"):
             world.ledger.attempts.incident("kind", "subject", "message")
@@ -317,8 +304,3 @@ def test_a_ledger_may_be_used_on_both_sides_of_a_fork(world: World) -> None:
     assert world.ledger.attempts.incident("kind", "parent", "x")
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert len(world.opened().attempts.incidents()) == 2
-
-
-def test_the_clock_is_the_processes_own(world: World) -> None:
-    assert isinstance(world.clock, FakeClock)
-    assert world.ask().created_at == world.clock.now()
