@@ -240,7 +240,9 @@ def _cut(cluster: Cluster, *, committed: bool) -> Generator[None]:
             assert isinstance(driver, psycopg.Connection)
             if committed:
                 driver.commit()
-            cluster.execute(f"SELECT pg_terminate_backend({driver.info.backend_pid}, 5000)")
+                driver.close()  # so that the ledger's own commit fails, which comes next
+            else:
+                cluster.execute(f"SELECT pg_terminate_backend({driver.info.backend_pid}, 5000)")
 
     event.listen(Engine, "commit", cutting)
     try:
