@@ -44,7 +44,8 @@ demo: $(VENV)/.ready ## run the main job to its end, on real input, without a ke
 dev: $(VENV)/.ready ## open the Dagster UI on the demo's code location and what `make demo` made
 	@ROWS=$(ROWS) $(BIN)/python -m dagster_batch_llm.pipelines.demo --ui
 
-services: build/services/aibrix/.ready-$(AIBRIX) ## install the foreign batch server that some tests talk to
+services: build/services/aibrix/.ready-$(AIBRIX) ## install the foreign servers that some tests talk to: AIBrix, Postgres
+	@$(PYTHON) -m tests.resources.postgres_programs
 
 test: $(VENV)/.dev ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)

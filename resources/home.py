@@ -12,7 +12,7 @@ class Home:
 
     ::
 
-        ledger.sqlite3
+        ledger.sqlite3                  unless the ledger is on Postgres
         plans/<plan>/rows.parquet       one line per source row: kept columns, request key, why it isn't asked
         plans/<plan>/requests.parquet   distinct request key and prompt
         manifests/<attempt>.parquet     which keys one request file holds: (row, key)

@@ -16,6 +16,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test touches the user's ledger."""
     folder = tmp_path / "batch_llm"
     monkeypatch.setenv("BATCH_LLM_HOME", str(folder))
+    monkeypatch.delenv("BATCH_LLM_LEDGER", raising=False)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     return folder

@@ -57,7 +57,7 @@ def play(console: Console, clock: Clock) -> None:
         ProtocolError: Something that the demo promises did not happen.
     """
     env = prepare()
-    ledger = Ledger(Path(env["BATCH_LLM_HOME"]))
+    ledger = Ledger(Path(env["BATCH_LLM_HOME"]), url="")
     fresh = not ledger.plans.find()
     console.print(f"[bold]dagster-batch-llm demo[/bold]: {ROWS} functions of Python's standard library, by {PROVIDER}.")
     console.print("Starting Dagster: webserver, daemon, code location …")

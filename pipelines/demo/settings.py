@@ -40,6 +40,7 @@ def environment() -> dict[str, str]:
         **os.environ,
         "DAGSTER_HOME": str(home),
         "BATCH_LLM_HOME": os.environ.get("BATCH_LLM_HOME", str(STATE / "batch_llm")),
+        "BATCH_LLM_LEDGER": "",  # a file in that folder, whatever your own ledger is
         "BATCH_LLM_DEMO": str(STATE),
         "ROWS": str(ROWS),
     }

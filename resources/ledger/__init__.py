@@ -1,4 +1,4 @@
-"""What was asked: plans, attempts, sends, links and incidents, in one SQLite database."""
+"""What was asked: plans, attempts, sends, links and incidents, in one database."""
 
 from __future__ import annotations
 
@@ -37,19 +37,29 @@ __all__ = [
 
 
 class Ledger:
-    """The ledger in a home folder: ``home/ledger.sqlite3`` beside ``home/answers/``.
+    """The ledger of a home folder: ``home/ledger.sqlite3`` beside ``home/answers/``, or a Postgres database.
 
     Args:
         home: The folder; `default_home` if not given.
         clock: Where time comes from.
+        url: A Postgres database, such as ``postgresql+psycopg://user@host:5432/database``, or an empty text for the
+            file; by default what ``BATCH_LLM_LEDGER`` says.
         read_only: Only look at a ledger that is there; whatever would write fails.
 
     Raises:
         StorageError: See `resources.ledger.connect.Database`.
+        MissingExtraError: The extra ``postgres`` is not installed.
     """
 
-    def __init__(self, home: Path | None = None, clock: Clock | None = None, *, read_only: bool = False) -> None:
-        database = Database(home or default_home(), clock, read_only=read_only)
+    def __init__(
+        self,
+        home: Path | None = None,
+        clock: Clock | None = None,
+        *,
+        url: str | None = None,
+        read_only: bool = False,
+    ) -> None:
+        database = Database(home or default_home(), clock, url=url, read_only=read_only)
         self.home = database.home
         self.id = database.id
         self.clock = database.clock

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NewType
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, update
 
 from ..errors import ProtocolError, StaleFenceError
 from ..request import TaskHash
 from . import schema
-from .connect import Database
+from .connect import Database, persistent, was_cut_off
+from .new_rows import insert_new, insert_own
 from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
 
 AttemptId = NewType("AttemptId", str)
@@ -107,11 +107,13 @@ class Attempts:
     def __init__(self, database: Database) -> None:
         self._db = database
 
+    @persistent
     def get(self, attempt: AttemptId) -> Attempt:
         """One attempt as it is now."""
         with self._db.read() as c:
             return _attempt(c.execute(select(_T).where(_T.c.id == attempt)).mappings().one())
 
+    @persistent
     def find(self, *where: ColumnElement[bool]) -> list[Attempt]:
         """Attempts that satisfy all conditions, oldest first."""
         with self._db.read() as c:
@@ -133,6 +135,7 @@ class Attempts:
         conditions = [_T.c.state.in_(states), _T.c.due <= now, _T.c.lease_until <= now]
         return self.find(*conditions, *([_T.c.llm == llm] if llm else []))
 
+    @persistent
     def take(self, attempt: AttemptId, owner: str) -> Attempt | None:
         """Take a free or expired lease; the fence moves, so an earlier owner's writes fail from now on."""
         now = self._db.clock.now()
@@ -151,24 +154,28 @@ class Attempts:
         """Give the lease back, so that anybody may take the next step."""
         return self.note(attempt, lease_until=0.0, owner=None, **values)
 
+    @persistent
     def note(self, attempt: Attempt, **values: Any) -> Attempt:
         """Write fields without a transition."""
         with self._db.write() as c:
             return _fenced(c, attempt, values)
 
+    @persistent
     def move(self, attempt: Attempt, to: AttemptState, **values: Any) -> Attempt:
         """Perform one legal transition."""
         with self._db.write() as c:
             return _move(c, attempt, to, values)
 
+    @persistent
     def begin_send(self, attempt: Attempt, send: Send) -> Attempt:
         """planned → creating: the intent is durable before the create can leave."""
         with self._db.write() as c:
             # The fence comes first: the successor's send has the same number.
             moved = _move(c, attempt, AttemptState.CREATING, {"send_no": send.n, "file_id": send.file_id})
-            c.execute(insert(schema.send).values(_columns(send)))
+            insert_own(c, schema.send, _columns(send))
             return moved
 
+    @persistent
     def adopt(
         self, attempt: Attempt, links: Sequence[Link], incident: Incident | None = None, /, **values: Any
     ) -> Attempt:
@@ -177,12 +184,13 @@ class Attempts:
         with self._db.write() as c:
             for link in links:
                 row = {**_columns(link), "linked_at": now}
-                c.execute(insert_or_ignore(schema.link).values(row).on_conflict_do_nothing())
+                insert_new(c, schema.link, row)
             if incident is not None:
                 self._note(c, incident)
             fields_ = {"batch_id": links[0].batch_id, "submitted_at": now, "waits": 0, **values}
             return _move(c, attempt, AttemptState.SUBMITTED, fields_)
 
+    @persistent
     def settled_sends(self, account: str, since: float) -> list[Send]:
         """Sends since then, but for those of attempts whose creates are being looked for."""
         columns = [schema.send.c[field.name] for field in fields(Send)]
@@ -195,6 +203,7 @@ class Attempts:
         with self._db.read() as c:
             return [Send(**row) for row in c.execute(query.order_by(schema.send.c.t0)).mappings()]
 
+    @persistent
     def used_since(self, since: float, location: str) -> set[str]:
         """Resource keys by which a code location's tables have sent something since then."""
         query = (
@@ -207,11 +216,13 @@ class Attempts:
         with self._db.read() as c:
             return set(c.execute(query).scalars())
 
+    @persistent
     def linked(self, account: str) -> set[str]:
         """Ids of all batches of an account that are known to be ours."""
         with self._db.read() as c:
             return set(c.execute(select(schema.link.c.batch_id).where(schema.link.c.account == account)).scalars())
 
+    @persistent
     def link_late(self, attempt: Attempt, link: Link, incident: Incident) -> bool:
         """Note a batch that turned up late, once; an attempt that is being collected at the moment begins anew with it.
 
@@ -222,12 +233,13 @@ class Attempts:
             values |= {"ended_at": None, "lease_until": 0.0}
         row = {**_columns(link), "linked_at": self._db.clock.now()}
         with self._db.write() as c:
-            if c.execute(insert_or_ignore(schema.link).values(row).on_conflict_do_nothing()).rowcount == 0:
+            if not insert_new(c, schema.link, row):
                 return False
             _fenced(c, attempt, values)
             self._note(c, incident)
             return True
 
+    @persistent
     def late(self, account: str) -> list[Link]:
         """Batches that turned up when their attempts were closed already."""
         link = schema.link
@@ -240,6 +252,7 @@ class Attempts:
         with self._db.read() as c:
             return [Link(**row) for row in c.execute(query).mappings()]
 
+    @persistent
     def index_late(self, attempt: Attempt, answers: AnswersFile) -> None:
         """Name the answers file of a late arrival, which must be durable; once, however often it is done."""
         with self._db.write() as c:
@@ -247,6 +260,7 @@ class Attempts:
             if known is None:
                 self._index(c, attempt, answers, self._db.clock.now())
 
+    @persistent
     def close(self, attempt: Attempt, answers: AnswersFile) -> Attempt:
         """submitted → answered; the answers file must be durable already."""
         now = self._db.clock.now()
@@ -254,6 +268,7 @@ class Attempts:
             self._index(c, attempt, answers, now)
             return _move(c, attempt, AttemptState.ANSWERED, {"closed_at": now, "lease_until": 0.0, "owner": None})
 
+    @persistent
     def sends(self, attempt: AttemptId) -> list[Send]:
         """All sends of an attempt, oldest first."""
         table = schema.send
@@ -261,6 +276,7 @@ class Attempts:
             rows = c.execute(select(table).where(table.c.attempt == attempt).order_by(table.c.n))
             return [Send(**row) for row in rows.mappings()]
 
+    @persistent
     def links(self, attempt: AttemptId, *, rejected: bool = False) -> list[Link]:
         """An attempt's batches, the survivor first; or the earlier ones, which the provider rejected unpaid."""
         table = schema.link
@@ -273,6 +289,7 @@ class Attempts:
         with self._db.read() as c:
             return [Link(**row) for row in c.execute(query).mappings()]
 
+    @persistent
     def answers(self, attempts: Sequence[AttemptId]) -> list[AnswersFile]:
         """What the answers of these attempts came to."""
         table = schema.answers
@@ -298,6 +315,7 @@ class Attempts:
             ended += candidate.rows
         return ended
 
+    @persistent
     def incident(self, kind: str, subject: str, message: str) -> bool:
         """Record something a person should know; the same one is recorded once. Gives whether it is new."""
         with self._db.write() as c:
@@ -305,12 +323,13 @@ class Attempts:
 
     def _note(self, c: Connection, incident: Incident) -> bool:
         row = {"at": self._db.clock.now(), **_columns(incident)}
-        return c.execute(insert_or_ignore(schema.incident).values(row).on_conflict_do_nothing()).rowcount > 0
+        return insert_new(c, schema.incident, row)
 
     def incidents(self) -> list[tuple[str, str, str]]:
         """(kind, subject, message), oldest first."""
         return [(kind, subject, message) for _, kind, subject, message in self.dated_incidents()]
 
+    @persistent
     def dated_incidents(self) -> list[tuple[float, str, str, str]]:
         """(Unix seconds, kind, subject, message), oldest first."""
         table = schema.incident
@@ -330,7 +349,7 @@ class Attempts:
             "output_tokens": answers.output_tokens,
             "at": now,
         }
-        c.execute(insert(schema.answers).values(row))
+        insert_own(c, schema.answers, row)
 
 
 def _move(c: Connection, attempt: Attempt, to: AttemptState, values: Mapping[str, Any]) -> Attempt:
@@ -342,6 +361,10 @@ def _move(c: Connection, attempt: Attempt, to: AttemptState, values: Mapping[str
 def _fenced(c: Connection, attempt: Attempt, values: Mapping[str, Any]) -> Attempt:
     guard = (_T.c.id == attempt.id, _T.c.fence == attempt.fence, _T.c.state == attempt.state)
     if c.execute(update(_T).where(*guard).values(dict(values))).rowcount == 0:
+        # Only who holds this fence moves the attempt with it: if it has moved as wanted, this very write did it.
+        moved = (_T.c.fence == values.get("fence", attempt.fence), _T.c.state == values.get("state"))
+        if was_cut_off(c) and c.execute(select(_T.c.id).where(_T.c.id == attempt.id, *moved)).first():
+            return replace(attempt, **values)
         raise StaleFenceError(f"Attempt {attempt.id} was taken over by another worker; this one lets it go.")
     return replace(attempt, **values)
 

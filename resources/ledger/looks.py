@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from sqlalchemy import func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+from sqlalchemy import Connection, func, insert, select, update
 
 from ..request import RequestSpec, TaskHash
 from . import schema
 from .attempts import Attempt
-from .connect import Database
+from .connect import Database, persistent, was_cut_off
+from .new_rows import insert_new
 from .states import OPEN_ATTEMPTS, PlanState
 
 LOOK_LEASE_SECONDS = 60.0
@@ -40,13 +40,15 @@ class Looks:
     def __init__(self, database: Database) -> None:
         self._db = database
 
+    @persistent
     def declare(self, spec: RequestSpec) -> TaskHash:
         """Make sure that the task has its row."""
         row = {"hash": spec.task, "spec": spec.to_json(), "fence": 0, "lease_until": 0.0}
         with self._db.write() as c:
-            c.execute(insert_or_ignore(schema.task).values(row).on_conflict_do_nothing())
+            insert_new(c, schema.task, row)
         return spec.task
 
+    @persistent
     def spec(self, task: TaskHash) -> RequestSpec:
         """What the task asks."""
         with self._db.read() as c:
@@ -54,6 +56,7 @@ class Looks:
                 c.execute(select(schema.task.c.spec).where(schema.task.c.hash == task)).scalar_one()
             )
 
+    @persistent
     def take(self, task: TaskHash, owner: str) -> bool:
         """Take or renew the task's lease, politely: the fence does not move."""
         t, now = schema.task, self._db.clock.now()
@@ -62,12 +65,14 @@ class Looks:
             lease = update(t).where(t.c.hash == task, free).values(owner=owner, lease_until=now + LOOK_LEASE_SECONDS)
             return c.execute(lease).rowcount > 0
 
+    @persistent
     def release(self, task: TaskHash, owner: str) -> None:
         """Give the lease back."""
         t = schema.task
         with self._db.write() as c:
             c.execute(update(t).where(t.c.hash == task, t.c.owner == owner).values(owner=None, lease_until=0.0))
 
+    @persistent
     def snapshot(self, task: TaskHash) -> Snapshot:
         """Everything a look may rely on, from one snapshot of the ledger."""
         a, s = schema.attempt, schema.answers
@@ -81,6 +86,7 @@ class Looks:
         forgiven = frozenset(row.file for row in files if moment is not None and row.at <= moment)
         return Snapshot(fence, manifests, [row.file for row in files], forgiven)
 
+    @persistent
     def insert(
         self, task: TaskHash, fence: int, plan: str, attempts: Sequence[Attempt], waits_for: Sequence[str]
     ) -> bool:
@@ -93,12 +99,17 @@ class Looks:
         with self._db.write() as c:
             moved = update(t).where(t.c.hash == task, t.c.fence == fence, wanted)
             if c.execute(moved.values(fence=fence + 1, owner=None, lease_until=0.0)).rowcount == 0:
-                return False
+                return was_cut_off(c) and _are_there(c, attempts)
             for attempt in attempts:
                 c.execute(insert(schema.attempt).values({f.name: getattr(attempt, f.name) for f in fields(attempt)}))
             for waited in [*waits_for, *(attempt.id for attempt in attempts)]:
-                row = insert_or_ignore(schema.plan_attempt).values(plan=plan, attempt=waited)
-                c.execute(row.on_conflict_do_nothing())
+                insert_new(c, schema.plan_attempt, {"plan": plan, "attempt": waited})
             asked = sum(attempt.rows for attempt in attempts)
             c.execute(update(schema.plan).where(schema.plan.c.id == plan).values(asked=schema.plan.c.asked + asked))
             return True
+
+
+def _are_there(c: Connection, attempts: Sequence[Attempt]) -> bool:
+    """Whether these very attempts were inserted; their ids are random."""
+    ids = [attempt.id for attempt in attempts]
+    return bool(ids) and c.execute(select(schema.attempt.c.id).where(schema.attempt.c.id.in_(ids))).first() is not None

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NewType
 
-from sqlalchemy import ColumnElement, RowMapping, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
+from sqlalchemy import ColumnElement, RowMapping, select, update
 
 from ..errors import StorageError
 from ..request import TaskHash
 from . import schema
-from .connect import Database
+from .connect import Database, persistent, was_cut_off
+from .new_rows import insert_new, insert_own
 from .states import OPEN_ATTEMPTS, PlanState
 
 PlanId = NewType("PlanId", str)
@@ -70,6 +70,7 @@ class Plans:
     def __init__(self, database: Database) -> None:
         self._db = database
 
+    @persistent
     def open(self, plan: Plan, origin: Origin) -> Plan:
         """Record a plan, held by its run, and its origin if that is new.
 
@@ -95,10 +96,11 @@ class Plans:
                     f"The files of plan {plan.id} were removed as those of a killed run, because this one stood still "
                     "for so long. Nothing was asked; run it again."
                 )
-            c.execute(insert_or_ignore(schema.origin).values(first).on_conflict_do_nothing())
-            c.execute(insert(_P).values(row))
+            insert_new(c, schema.origin, first)
+            insert_own(c, _P, row)
             return _plan(c.execute(select(_P).where(_P.c.id == plan.id)).mappings().one())
 
+    @persistent
     def get(self, plan: PlanId) -> Plan:
         """One plan as it is now.
 
@@ -110,10 +112,11 @@ class Plans:
         if found is None:
             raise StorageError(
                 f"The ledger in {self._db.home} has no plan {plan}. Runs, daemon and CLI must all have the same "
-                "BATCH_LLM_HOME."
+                "BATCH_LLM_HOME and BATCH_LLM_LEDGER."
             )
         return _plan(found)
 
+    @persistent
     def find(self, *where: ColumnElement[bool]) -> list[Plan]:
         """Plans that satisfy all conditions, oldest first."""
         with self._db.read() as c:
@@ -138,6 +141,7 @@ class Plans:
         """All plans that one run or one backfill led to."""
         return self.find((_P.c.origin == name) | (_P.c.backfill == name))
 
+    @persistent
     def hold(self, plan: PlanId, run: str) -> bool:
         """Take or renew the hold on a plan; False while another run has it."""
         now = self._db.clock.now()
@@ -146,17 +150,24 @@ class Plans:
             held = update(_P).where(_P.c.id == plan, free).values(holder=run, holder_until=now + HOLD_SECONDS)
             return c.execute(held).rowcount > 0
 
+    @persistent
     def let_go(self, plan: PlanId, run: str) -> None:
         """Give the hold back: from now on the sensor looks after the plan."""
         with self._db.write() as c:
             mine = (_P.c.id == plan, _P.c.holder == run)
             c.execute(update(_P).where(*mine).values(holder=None, holder_until=0.0))
 
+    @persistent
     def close(self, plan: PlanId, state: PlanState, message: str | None = None) -> bool:
         """Open → a final state; False if it was final already."""
         values = {"state": state, "closed_at": self._db.clock.now(), "message": message, "holder": None}
         with self._db.write() as c:
             closed = c.execute(update(_P).where(_P.c.id == plan, _P.c.state == PlanState.OPEN).values(values))
+            if closed.rowcount == 0 and was_cut_off(c):
+                mine = select(_P.c.id).where(
+                    _P.c.id == plan, _P.c.state == state, _P.c.closed_at == values["closed_at"]
+                )
+                return c.execute(mine).first() is not None
             return closed.rowcount > 0
 
     def is_outdated(self, plan: Plan) -> bool:
@@ -170,6 +181,7 @@ class Plans:
         mine = set(plan.partitions)
         return any(mine <= set(other.partitions) and bool(mine) == bool(other.partitions) for other in later)
 
+    @persistent
     def origin(self, origin: str) -> Origin:
         """One origin as it is now."""
         o = schema.origin
@@ -178,6 +190,7 @@ class Plans:
         selection, tags = json.loads(row.selection), json.loads(row.tags)
         return Origin(row.id, tuple(selection), tags, row.generation, row.failures, row.due)
 
+    @persistent
     def next_generation(self, origin: Origin, *, failures: int, due: float) -> bool:
         """Compare-and-swap: whoever gets True may send the origin's next collect run."""
         o = schema.origin
@@ -186,23 +199,17 @@ class Plans:
             values = {"generation": origin.generation + 1, "failures": failures, "due": due}
             return c.execute(current.values(values)).rowcount > 0
 
+    @persistent
     def keep(self, backfill: str, run: str) -> bool:
         """Become or stay the keeper of a backfill; False while another run is."""
         k, now = schema.keeper, self._db.clock.now()
         row = {"backfill": backfill, "run": run, "lease_until": now + HOLD_SECONDS}
         free = (k.c.run == run) | (k.c.lease_until <= now)
         with self._db.write() as c:
-            kept = (
-                insert_or_ignore(k)
-                .values(row)
-                .on_conflict_do_update(
-                    index_elements=[k.c.backfill],
-                    set_={"run": run, "lease_until": now + HOLD_SECONDS},
-                    where=free,
-                )
-            )
-            return c.execute(kept).rowcount > 0
+            mine = update(k).where(k.c.backfill == backfill, free).values(run=run, lease_until=row["lease_until"])
+            return c.execute(mine).rowcount > 0 or insert_new(c, k, row)
 
+    @persistent
     def is_kept(self, backfill: str) -> bool:
         """Whether some run keeps a backfill now."""
         k = schema.keeper
@@ -210,12 +217,14 @@ class Plans:
             until = c.execute(select(k.c.lease_until).where(k.c.backfill == backfill)).scalar_one_or_none()
         return until is not None and until > self._db.clock.now()
 
+    @persistent
     def resign(self, backfill: str, run: str) -> None:
         """Leave the keeper's place to whoever comes."""
         k = schema.keeper
         with self._db.write() as c:
             c.execute(update(k).where(k.c.backfill == backfill, k.c.run == run).values(lease_until=0.0))
 
+    @persistent
     def stop_keeping(self, backfill: str, run: str) -> bool:
         """Leave the keeper's place if no plan of the backfill is open, in one step; False if one is."""
         k = schema.keeper

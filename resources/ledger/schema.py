@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sqlalchemy import (
+    BigInteger,
     Boolean,
     Column,
     Float,
@@ -20,6 +21,9 @@ SCHEMA_VERSION = "0002"
 """The newest alembic revision; a test compares it with the migrations folder."""
 
 metadata = MetaData()
+
+_TOKENS = Integer().with_variant(BigInteger(), "postgresql")
+"""A large batch has more than 2^31 of them; SQLite's integers have 64 bits anyway."""
 
 ledger = Table(
     "ledger",
@@ -162,8 +166,8 @@ answers = Table(
     Column("task", String(64), ForeignKey("task.hash"), nullable=False),
     Column("attempt", String, ForeignKey("attempt.id"), nullable=False),
     Column("outcomes", Text, nullable=False, comment="JSON: rows per outcome; they add up to the rows sent"),
-    Column("input_tokens", Integer, nullable=False),
-    Column("output_tokens", Integer, nullable=False),
+    Column("input_tokens", _TOKENS, nullable=False),
+    Column("output_tokens", _TOKENS, nullable=False),
     Column("at", Float, nullable=False),
 )
 Index("answers_by_task", answers.c.task)

@@ -6,12 +6,12 @@ import json
 from collections.abc import Sequence
 
 from sqlalchemy import ColumnElement, Select, func, insert, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from ..request import TaskHash
 from . import schema
 from .attempts import AnswersFile, AttemptId
-from .connect import Database
+from .connect import Database, persistent
+from .new_rows import insert_new
 from .plans import PlanId
 from .states import OPEN_ATTEMPTS, AttemptState, PlanState
 
@@ -24,6 +24,7 @@ class Upkeep:
     def __init__(self, database: Database) -> None:
         self._db = database
 
+    @persistent
     def end(self, plan: PlanId, message: str, *, batches: bool) -> int:
         """End a plan and void what only it wants and was never sent, in one step; gives their number.
 
@@ -48,12 +49,14 @@ class Upkeep:
                 c.execute(update(_A).where(*out).values(unwanted_at=now))
             return int(requests)
 
+    @persistent
     def is_wanted(self, attempt: AttemptId, *, besides: Sequence[PlanId] = ()) -> bool:
         """Whether an open plan waits for an attempt, besides these."""
         wanted = select(_A.c.id).where(_A.c.id == attempt, _A.c.id.in_(_wanted(*besides)))
         with self._db.read() as c:
             return c.execute(wanted).first() is not None
 
+    @persistent
     def ask_again(self, task: TaskHash, keys: int) -> None:
         """From now on the failures that a task has in its answers files don't count; its answers do."""
         r, s = schema.retry, schema.answers
@@ -63,11 +66,13 @@ class Upkeep:
             at = max(self._db.clock.now(), newest or 0.0)
             c.execute(insert(r).values(task=task, at=at, keys=keys))
 
+    @persistent
     def move_fences(self) -> None:
         """Make every look that is under way start over: none of the manifests that are there becomes an attempt's."""
         with self._db.write() as c:
             c.execute(update(schema.task).values(fence=schema.task.c.fence + 1))
 
+    @persistent
     def bury(self, plans: Sequence[str]) -> set[str]:
         """Of these plan ids, those that the ledger doesn't have, and from now on never will."""
         f, now = schema.forgotten, self._db.clock.now()
@@ -75,9 +80,10 @@ class Upkeep:
             known = set(c.execute(select(_P.c.id)).scalars())
             gone = set(plans) - known
             for plan in sorted(gone):
-                c.execute(insert_or_ignore(f).values(plan=plan, at=now).on_conflict_do_nothing())
+                insert_new(c, f, {"plan": plan, "at": now})
             return gone
 
+    @persistent
     def answers_files(self) -> list[tuple[AttemptId, AnswersFile]]:
         """Every answers file with its attempt, oldest first."""
         s = schema.answers
@@ -86,6 +92,7 @@ class Upkeep:
         files = (AnswersFile(r.file, json.loads(r.outcomes), r.input_tokens, r.output_tokens) for r in found)
         return [(AttemptId(row.attempt), file) for row, file in zip(found, files, strict=True)]
 
+    @persistent
     def replace_answers(self, old: str, new: str) -> bool:
         """Name a rebuilt answers file, durable already, in the place of a lost one; False if it has been done."""
         s = schema.answers

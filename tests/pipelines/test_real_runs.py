@@ -183,7 +183,7 @@ def test_a_scheduled_run_is_brought_home_by_the_sensor(tmp_path: Path) -> None:
 
 def test_a_keeper_hands_over_before_dagster_ends_it_for_its_length(tmp_path: Path) -> None:
     monitoring = "run_monitoring:\n  enabled: true\n  max_runtime_seconds: 40\n  poll_interval_seconds: 5\n"
-    with real_dagster(tmp_path, more=monitoring, environment={"TEST_FAST_SECONDS": "45"}) as dagster:
+    with real_dagster(tmp_path, more=monitoring, environment={"TEST_FAST_SECONDS": "60"}) as dagster:
         dagster.wait_for_run(dagster.graphql.materialize(["reviews"]))
         backfill = dagster.graphql.backfill("by_group", ["a"])
         dagster.wait(

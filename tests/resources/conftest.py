@@ -9,6 +9,7 @@ import stamina
 from dagster_batch_llm.resources.ledger import Ledger
 
 from .fake_clock import FakeClock
+from .postgres import Cluster, running_cluster
 from .world import MakeWorld, World, copy_home
 
 
@@ -31,14 +32,37 @@ def migrated_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    with running_cluster() as cluster:
+        yield cluster
+
+
 @pytest.fixture
-def make_world(tmp_path: Path, migrated_home: Path, no_waiting: None) -> MakeWorld:
+def dialect() -> str:
+    """Where ledgers are; tests that mean both have this fixture parametrized in their own folder or file."""
+    return "sqlite"
+
+
+@pytest.fixture
+def make_world(
+    tmp_path: Path, migrated_home: Path, no_waiting: None, dialect: str, request: pytest.FixtureRequest
+) -> Iterator[MakeWorld]:
     numbers = itertools.count()
+    cluster: Cluster | None = request.getfixturevalue("cluster") if dialect == "postgres" else None
+    urls: list[str] = []
 
     def make(**fields: object) -> World:
-        return World(copy_home(migrated_home, tmp_path / f"home{next(numbers)}"), **fields)  # pyright: ignore[reportArgumentType]
+        home = copy_home(migrated_home, tmp_path / f"home{next(numbers)}")
+        if cluster is not None:
+            (home / "ledger.sqlite3").unlink()
+            urls.append(cluster.migrated(tmp_path / "template"))
+        return World(home, url=urls[-1] if urls else "", **fields)  # pyright: ignore[reportArgumentType]
 
-    return make
+    yield make
+    for url in urls:
+        assert cluster is not None
+        cluster.drop(url)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from dagster_batch_llm.resources.errors import (
     RefusedError,
     UnreachableError,
 )
-from dagster_batch_llm.resources.ledger import AttemptState, Ledger
+from dagster_batch_llm.resources.ledger import AttemptState
 from dagster_batch_llm.resources.ledger.attempts import LEASE_SECONDS
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
@@ -33,6 +33,11 @@ from .world import PROMPTS, REVOCABLE, MakeWorld, World
 
 CREATE = "POST /v1/batches"
 UPLOAD = "POST /v1/files"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 def test_an_undisturbed_batch_is_paid_once(world: World) -> None:
@@ -320,7 +325,9 @@ def _count_effects(world: World) -> int:
     return len(effects.done)
 
 
-@pytest.mark.parametrize("profile_name", ["settles", "revocable"])
+@pytest.mark.parametrize(
+    ("profile_name", "dialect"), [("settles", "sqlite"), ("revocable", "sqlite"), ("settles", "postgres")]
+)
 def test_a_worker_may_die_before_any_of_its_effects(make_world: MakeWorld, profile_name: str) -> None:
     fields = {"profile": REVOCABLE} if profile_name == "revocable" else {}
     total = _count_effects(make_world(**fields))
@@ -339,6 +346,7 @@ def test_a_worker_may_die_before_any_of_its_effects(make_world: MakeWorld, profi
             raise AssertionError(f"died after {effects.done}") from error
 
 
+@pytest.mark.parametrize("dialect", ["sqlite"])  # a minute on Postgres, and the test above has the same transactions
 def test_a_worker_may_die_while_it_reconciles(make_world: MakeWorld) -> None:
     def ambiguous() -> tuple[World, str]:
         world = make_world(profile=REVOCABLE)
@@ -431,7 +439,7 @@ class _Stopped(OpenAIShape):
 
 
 def stopped_before_its_write(world: World, meanwhile: Callable[[], None]) -> BatchMachine:
-    return BatchMachine(Ledger(world.folder, world.clock), {"llm": _Stopped(world, meanwhile)}, "stopped")
+    return BatchMachine(world.opened(), {"llm": _Stopped(world, meanwhile)}, "stopped")
 
 
 def test_a_create_that_is_held_up_too_long_is_not_sent(world: World) -> None:

@@ -65,12 +65,17 @@ class World:
     folder: Path
     clock: FakeClock = field(default_factory=FakeClock)
     profile: Profile = OPENAI
+    url: str = ""
     server: FakeOpenAI = field(init=False)
     ledger: Ledger = field(init=False)
 
     def __post_init__(self) -> None:
         self.server = FakeOpenAI(self.clock)
-        self.ledger = Ledger(self.folder, self.clock)
+        self.ledger = self.opened()
+
+    def opened(self, *, read_only: bool = False) -> Ledger:
+        """The ledger once more, as another process has it."""
+        return Ledger(self.folder, self.clock, url=self.url, read_only=read_only)
 
     def http(self) -> HttpClient:
         return HttpClient(
@@ -86,7 +91,7 @@ class World:
 
     def machine(self, owner: str = "run") -> BatchMachine:
         """A worker with connections of its own, as another process has them."""
-        return BatchMachine(Ledger(self.folder, self.clock), {"llm": self.provider()}, owner)
+        return BatchMachine(self.opened(), {"llm": self.provider()}, owner)
 
     def ask(self, prompts: Sequence[str] = PROMPTS, *, name: str = "plan") -> Attempt:
         """A planned attempt that asks these prompts; a prompt is its own key here."""

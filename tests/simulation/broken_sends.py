@@ -152,24 +152,24 @@ def _cancelled_first(seams: Seams) -> list[Patch]:
 
 
 def _any_marker(seams: Seams) -> list[Patch]:
-    ours = machine_module._ours  # pyright: ignore[reportPrivateUsage]
+    ours = machine_module.ours
 
     def marked(listing: Listing, sends: Sequence[Send]) -> list[tuple[Batch, Send]]:
         found = ours(listing, sends)
         return found or [(batch, sends[-1]) for batch in listing.batches if TOKEN_KEY in batch.metadata]
 
-    return [(machine_module, "_ours", marked)]
+    return [(machine_module, "ours", marked)]
 
 
 def _duplicates_by_size(seams: Seams) -> list[Patch]:
-    ours = machine_module._ours  # pyright: ignore[reportPrivateUsage]
+    ours = machine_module.ours
 
     def alike(listing: Listing, sends: Sequence[Send]) -> list[tuple[Batch, Send]]:
         known = {batch.id for batch, _ in ours(listing, sends)}
         others = [batch for batch in listing.batches if batch.id not in known and batch.total == sends[-1].rows]
         return [*ours(listing, sends), *((batch, sends[-1]) for batch in others)] if known else []
 
-    return [(machine_module, "_ours", alike)]
+    return [(machine_module, "ours", alike)]
 
 
 def _extras_dropped(seams: Seams) -> list[Patch]:

@@ -54,7 +54,7 @@ def submitted(world: World) -> Attempt:
 @pytest.mark.parametrize(("before", "after"), list(itertools.product(STATES, STATES)))
 def test_only_legal_transitions_are_made(world: World, before: AttemptState, after: AttemptState) -> None:
     attempt = replace(world.ask(), state=before)
-    with Database(world.folder, world.clock).write() as c:
+    with Database(world.folder, world.clock, url=world.url).write() as c:
         c.execute(schema.attempt.update().values(state=before))
     if after in LEGAL[before]:
         assert world.ledger.attempts.move(attempt, after).state is after

@@ -19,10 +19,10 @@ from dagster_batch_llm.resources.ledger import (
     AttemptState,
     Ledger,
     PlanId,
-    connect,
     default_home,
     migrations,
     schema,
+    sqlite,
 )
 from sqlalchemy import Connection, create_engine
 
@@ -213,7 +213,7 @@ def test_a_ledger_that_breaks_while_it_is_open_says_so(known: Path) -> None:
 
 
 def test_a_ledger_that_is_locked_for_long_says_so(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connect, "_LOCK_SECONDS", 0.05)
+    monkeypatch.setattr(sqlite, "_LOCK_SECONDS", 0.05)
     ledger = Ledger(known, FakeClock())
     with closing(sqlite3.connect(known / "ledger.sqlite3", isolation_level=None)) as db:
         db.execute("BEGIN IMMEDIATE")
