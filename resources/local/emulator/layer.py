@@ -179,7 +179,9 @@ def _giving(body: bytes) -> Receive:
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive() -> Message:
-        return messages.pop(0) if messages else {"type": "http.disconnect"}
+        if not messages:
+            await asyncio.Event().wait()  # a caller that is still there; a file is not sent to one that has left
+        return messages.pop(0)
 
     return receive
 
