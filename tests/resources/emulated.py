@@ -121,7 +121,7 @@ class EmulatedWorld(World):
         )
         return OpenAIShape(self.profile, http, account="acme", clock=self.clock)
 
-    def converge(self, *, within: float = 4 * 3600.0) -> AttemptState:
+    def converge(self, *, within: float = 4 * 3600.0, step: float = 15.0) -> AttemptState:
         """Ask once, and let two workers in turn do what runs do, until it is through or the time is up."""
         attempt = self.ask()
         workers = [self.machine("first"), self.machine("second")]
@@ -136,7 +136,7 @@ class EmulatedWorld(World):
                 machine.poll("llm")
             except ProviderError as error:
                 self.said.append(error)
-            self.clock.sleep(15.0)
+            self.clock.sleep(step)
         raise AssertionError("never")
 
     def kinds(self) -> Counter[str]:

@@ -39,6 +39,7 @@ NO_ANSWER = {
     "empty_answer": ("invalid", "empty"),
     "invalid_utf8": ("missing", "nothing for this row"),
     "nul_bytes": ("missing", "nothing for this row"),
+    "lone_surrogate": ("missing", "nothing for this row"),
 }
 """Row fault → outcome and a part of its reason; a row with any other fault has its answer."""
 UNKNOWN_IDS = ("unknown_id", "renamed")
@@ -52,9 +53,9 @@ def emulated(tmp_path: Path, migrated_home: Path, no_waiting: None) -> MakeEmula
     return make
 
 
-def survives(world: EmulatedWorld, *, within: float = 4 * 3600.0) -> None:
+def survives(world: EmulatedWorld, *, within: float = 4 * 3600.0, step: float = 15.0) -> None:
     """Every row has its answer, and each was paid once."""
-    assert world.converge(within=within) is AttemptState.ANSWERED
+    assert world.converge(within=within, step=step) is AttemptState.ANSWERED
     assert [(key, outcome) for key, outcome, _ in world.outcomes()] == ALL_OK
     assert world.emulator.bill == ONE_EACH
 
@@ -66,7 +67,7 @@ def survives(world: EmulatedWorld, *, within: float = 4 * 3600.0) -> None:
         Fault("create", "busy", times=3, status=503, seconds=60),
         *(Fault("upload", name, times=1, seconds=0) for name in (*LOST, "lost_request", "busy", "server_error")),
         *(Fault("get", name, times=6, seconds=0) for name in (*REFUSALS, *LOST, *ODD, "busy")),
-        *(Fault("content", name, times=6, seconds=0) for name in (*REFUSALS, *LOST, "busy")),
+        *(Fault("content", name, times=3, seconds=0) for name in (*REFUSALS, *LOST, "busy")),
         *(Fault("content", name, times=1) for name in KNOWN["content"] if name not in KNOWN["call"]),
     ],
     ids=str,
@@ -84,13 +85,21 @@ def test_a_lost_create_is_found_when_it_is_listed_ten_minutes_later(emulated: Ma
     survives(emulated(Fault("create", "lost_reply", times=1), Fault("list", "lag", seconds=600)))
 
 
-@pytest.mark.parametrize("seconds", [-30_000, 30_000])
-@pytest.mark.parametrize("name", ["clock_off", "times_off"])
+TIMES_BEHIND = pytest.mark.xfail(reason="The listing is cut by created_at, so a batch that seems older is paid twice.")
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds"),
+    [
+        ("clock_off", -30_000),
+        ("clock_off", 30_000),
+        ("times_off", 30_000),
+        pytest.param("times_off", -30_000, marks=TIMES_BEHIND),
+    ],
+)
 def test_a_lost_create_is_found_at_a_provider_whose_clock_is_hours_off(
     emulated: MakeEmulated, name: str, seconds: int
 ) -> None:
-    if (name, seconds) == ("times_off", -30_000):
-        pytest.skip("Its batches are older than its own Date header allows; see the test below.")
     survives(emulated(Fault("create", "lost_reply", times=1), Fault("call", name, seconds=seconds)))
 
 
@@ -149,9 +158,30 @@ def test_a_batch_that_is_cut_off_keeps_what_it_answered(emulated: MakeEmulated, 
 
 
 def test_a_stuck_batch_is_waited_for_and_not_sent_again(emulated: MakeEmulated) -> None:
-    world = emulated(Fault("batch", "stuck", seconds=90_000))
-    survives(world, within=100_000.0)
+    world = emulated(Fault("batch", "stuck", seconds=80_000))
+    survives(world, within=100_000.0, step=2000.0)
     assert world.emulator.store.count_batches() == 1
+
+
+def test_a_batch_that_is_stuck_past_its_window_is_still_asked_about(emulated: MakeEmulated) -> None:
+    world = emulated(Fault("batch", "stuck", seconds=90_000))
+    assert world.converge(within=100_000.0, step=2000.0) is AttemptState.ANSWERED
+    assert [outcome for _, outcome, _ in world.outcomes()] == ["expired"] * 3
+    assert world.emulator.bill == {}
+
+
+def test_a_create_that_a_proxy_repeats_is_paid_twice_as_the_readme_says(emulated: MakeEmulated) -> None:
+    world = emulated(Fault("create", "repeated", times=1))
+    assert world.converge() is AttemptState.ANSWERED
+    assert [(key, outcome) for key, outcome, _ in world.outcomes()] == ALL_OK
+    assert max(world.emulator.bill.values()) <= 2
+
+
+def test_a_create_that_a_proxy_repeats_and_whose_reply_is_lost_is_seen_and_told(emulated: MakeEmulated) -> None:
+    world = emulated(Fault("create", "repeated", times=1), Fault("create", "lost_reply", times=1))
+    assert world.converge() is AttemptState.ANSWERED
+    assert [(key, outcome) for key, outcome, _ in world.outcomes()] == ALL_OK
+    assert [kind for _, kind, _, _ in world.ledger.attempts.dated_incidents()] == ["duplicate"]
 
 
 def test_an_output_file_that_is_never_named_makes_missing_rows(emulated: MakeEmulated) -> None:
@@ -181,5 +211,4 @@ def test_every_fault_is_tried_here() -> None:
     tables = {*KNOWN["row"], *KNOWN["content"], *LOST, *ODD, *REFUSALS, *WRONG_BATCHES}
     names = {name for place in ("call", "batch", "list") for name in KNOWN[place]}
     untried = {name for name in names if name not in tables and f'"{name}"' not in source}
-    # A create that is repeated behind our back is paid twice; the README says so.
-    assert untried == {"repeated"}
+    assert untried == set()
