@@ -13,7 +13,7 @@ from pathlib import Path
 
 import duckdb
 
-from .answers import parse_results, readable
+from .answers import forget_short, parse_results, readable
 from .errors import AmbiguousError, BusyError, ProviderError, RefusedError, StaleFenceError, UnreachableError
 from .home import Home
 from .late import LateArrivals, ours
@@ -290,6 +290,10 @@ class BatchMachine:
                     self._attempts.release(taken, due=now + 5.0)
                     return
                 paths = self._fetch(provider, taken, batches)
+                counted = sum(batch.completed + batch.failed for batch in batches)
+                if now - taken.ended_at < _FILES_LATE_SECONDS and forget_short(paths, counted):
+                    self._attempts.release(taken, due=now + 15.0)
+                    return
             except ProviderError as error:
                 self._postpone(taken, error)
                 if isinstance(error, RefusedError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -161,23 +162,37 @@ def demo(
 
 
 @local.command()
-def start() -> None:
+def start(
+    faults: Annotated[Path | None, typer.Option(help="Emulate a provider that goes wrong as this JSON says.")] = None,
+) -> None:
     """Start the server that `LocalBatch()` uses, if it isn't running; a run does that by itself too."""
-    from ...resources.local import ensure_server  # noqa: PLC0415 - comes with the extra "local"
+    from ...resources.local import ensure_server, script_faults  # noqa: PLC0415 - comes with the extra "local"
+    from ...resources.local.emulator import Faults  # noqa: PLC0415
 
     folder = default_home() / "local"
+    script_faults(folder, Faults.from_file(faults) if faults else None)
     server = ensure_server(folder)
     _console().print(screens.plain(f"{server.base_url} (process {server.pid}); its key is in {folder / 'token'}"))
 
 
 @local.command()
 def stop() -> None:
-    """Stop that server, if it is running; its open batches go on when it is started again."""
-    from ...resources.local import stop_server  # noqa: PLC0415 - comes with the extra "local"
+    """Stop that server, if it is running; its open batches go on when it is started again, without faults."""
+    from ...resources.local import script_faults, stop_server  # noqa: PLC0415 - comes with the extra "local"
 
     folder = default_home() / "local"
     stop_server(folder)
+    if folder.exists():
+        script_faults(folder, None)
     _console().print(screens.plain(f"The local server in {folder} is stopped."))
+
+
+@local.command(name="faults")
+def known_faults() -> None:
+    """Show the faults that `start --faults` knows, and what each one does."""
+    from ...resources.local.emulator import KNOWN  # noqa: PLC0415 - comes with the extra "local"
+
+    _console().print(screens.faults(KNOWN))
 
 
 @local.command()

@@ -131,6 +131,16 @@ def providers() -> RenderableType:
     return table
 
 
+def faults(known: Mapping[str, Mapping[str, str]]) -> RenderableType:
+    """Faults of the emulator; what can happen to every call is said once."""
+    table = grid("place", "fault", "what it does")
+    for place in sorted(known, key=lambda place: place != "call"):
+        for name, says in known[place].items():
+            if place == "call" or name not in known["call"]:
+                table.add_row(*map(plain, ("any call" if place == "call" else place, name, says)))
+    return table
+
+
 def plain(value: object) -> Text:
     """A text as it is: no markup, and control characters are shown instead of obeyed."""
     return Text(visible(str(value)))

@@ -6,7 +6,7 @@ forwarding to an OpenAI-compatible server of the user's own. It needs the extra 
 
 from __future__ import annotations
 
-from .process import LocalServer, ensure_server, stop_server
+from .process import LocalServer, emulates, ensure_server, script_faults, stop_server
 from .weights import find_weights
 
-__all__ = ["LocalServer", "ensure_server", "find_weights", "stop_server"]
+__all__ = ["LocalServer", "emulates", "ensure_server", "find_weights", "script_faults", "stop_server"]

@@ -19,6 +19,12 @@ from filelock import Timeout
 from ..clock import SystemClock
 from ..errors import BatchLLMError
 from .answer import Engine, LocalEngine
+from .conduct import Conduct
+from .emulator import Faults
+from .emulator.conduct import EmulatedConduct
+from .emulator.layer import AheadClock, FaultLayer, control_routes
+from .emulator.memory import Memory
+from .emulator.sample import SampleEngine
 from .home import Home, Running
 from .minilm import MiniLM
 from .process import UPSTREAM_KEY_VARIABLE
@@ -43,6 +49,7 @@ class Arguments:
     idle_seconds: float
     min_batch_seconds: float
     chunk_rows: int
+    emulate: bool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,11 +78,14 @@ def parse(argv: Sequence[str] | None) -> Arguments:
     parser.add_argument("--idle-seconds", type=float, default=900.0, help="stop after so long without work")
     parser.add_argument("--min-batch-seconds", type=float, default=0.0, help="complete no batch sooner")
     parser.add_argument("--chunk-rows", type=int, default=64, help="rows answered together")
+    parser.add_argument("--emulate", action="store_true", help="emulate a provider with the folder's faults.json")
     return Arguments(**vars(parser.parse_args(argv)))
 
 
 def _serve(home: Home, arguments: Arguments) -> int:
-    clock = SystemClock()
+    memory = Memory(home.folder, Faults.from_file(home.faults)) if arguments.emulate else None
+    clock = AheadClock(SystemClock(), memory) if memory else SystemClock()
+    conduct = EmulatedConduct(memory) if memory else Conduct()
     with _bind(arguments.port) as listener:
         home.announce(Running(os.getpid(), int(listener.getsockname()[1])))
         store = Store(home.folder, clock)
@@ -86,11 +96,20 @@ def _serve(home: Home, arguments: Arguments) -> int:
             clock,
             chunk_rows=max(1, arguments.chunk_rows),
             min_batch_seconds=arguments.min_batch_seconds,
+            conduct=conduct,
         )
         activity = Activity(clock)
         identity = {"pid": os.getpid(), "settings": arguments.settings}
-        app = make_app(Parts(store, engine, worker, activity, clock, home.token(), identity))
-        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+        more = control_routes(memory, store) if memory else ()
+        parts = Parts(store, engine, worker, activity, clock, home.token(), identity, conduct, more)
+        config = uvicorn.Config(
+            FaultLayer(make_app(parts), memory, clock, parts.admits) if memory else make_app(parts),
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=2,
+            date_header=memory is None,
+        )
         threads = _Threads(worker, store, activity, folder=home.folder, idle_seconds=arguments.idle_seconds)
         return _run(uvicorn.Server(config), listener, threads)
 
@@ -169,6 +188,8 @@ def _engine(arguments: Arguments) -> Engine:
     key = os.environ.pop(UPSTREAM_KEY_VARIABLE, None)
     if arguments.upstream:
         return Upstream(arguments.upstream, key)
+    if arguments.emulate and arguments.weights is None:
+        return SampleEngine()
     return LocalEngine(MiniLM(find_weights(arguments.weights)))
 
 

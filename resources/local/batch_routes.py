@@ -10,7 +10,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from ..clock import Clock
-from .batch import TERMINAL, Batch, Status, batch_object, move, parse_window
+from .batch import TERMINAL, Batch, Status, move, parse_window
+from .conduct import Conduct
 from .reading import is_text, page, read_json, read_limit, read_seconds
 from .store import Store
 from .wire import RefusalError, clean_text, is_object
@@ -24,11 +25,12 @@ _MAX_VALUE = 512
 class BatchRoutes:
     """Create, list, look at and cancel batches."""
 
-    def __init__(self, store: Store, worker: Worker, endpoints: frozenset[str], clock: Clock) -> None:
+    def __init__(self, store: Store, worker: Worker, endpoints: frozenset[str], clock: Clock, conduct: Conduct) -> None:
         self._store = store
         self._worker = worker
         self._endpoints = endpoints
         self._clock = clock
+        self._conduct = conduct
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -42,7 +44,7 @@ class BatchRoutes:
         body = await read_json(request)
         batch = await run_in_threadpool(self._create, body)
         self._worker.wake()
-        return JSONResponse(batch_object(batch))
+        return JSONResponse(await run_in_threadpool(self._conduct.shown, batch))
 
     def index(self, request: Request) -> Response:
         limit = read_limit(request, default=20, largest=100)
@@ -50,15 +52,15 @@ class BatchRoutes:
         if after is not None:
             self._batch(after)
         found = self._store.batches(after=after, limit=limit + 1)
-        return JSONResponse(page([batch_object(batch) for batch in found], limit))
+        return JSONResponse(page([self._conduct.shown(batch) for batch in found], limit))
 
     def show(self, request: Request) -> Response:
-        return JSONResponse(batch_object(self._batch(request.path_params["batch_id"])))
+        return JSONResponse(self._conduct.shown(self._batch(request.path_params["batch_id"])))
 
     def cancel(self, request: Request) -> Response:
         batch = self._store.update(self._batch(request.path_params["batch_id"]).id, self._cancelled)
         self._worker.wake()
-        return JSONResponse(batch_object(batch))
+        return JSONResponse(self._conduct.shown(batch))
 
     def _cancelled(self, batch: Batch) -> Batch:
         if batch.status in TERMINAL:

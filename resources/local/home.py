@@ -5,6 +5,7 @@ process.lock   held by the server as long as it lives, so that one process write
 server.json    its process id and port
 token          the bearer token, readable by the owner only
 server.log     what it prints
+faults.json    there if the server emulates a provider with these faults; it then has an emulator.sqlite
 state.sqlite, files/, work/   see `store`
 """
 
@@ -19,6 +20,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from ..errors import StorageError
+from .emulator import Faults
 
 _LOG_BYTES = 1_000_000
 
@@ -54,6 +56,17 @@ class Home:
     @property
     def log(self) -> Path:
         return self.folder / "server.log"
+
+    @property
+    def faults(self) -> Path:
+        return self.folder / "faults.json"
+
+    def script(self, faults: Faults | None) -> None:
+        """Have the folder's server emulate a provider with these faults from its next start on; None for none."""
+        if faults is None:
+            self.faults.unlink(missing_ok=True)
+        else:
+            _write_private(self.faults, faults.to_json())
 
     def starting(self, timeout: float) -> FileLock:
         """The lock of those who start or stop a server."""

@@ -20,6 +20,7 @@ from filelock import Timeout
 
 from ..clock import Clock, SystemClock
 from ..errors import StorageError
+from .emulator import Faults
 from .home import Home, Running
 from .weights import find_weights, require_extra
 from .wire import parse_object
@@ -71,16 +72,23 @@ class _Settings:
     idle_seconds: float
     min_batch_seconds: float
     chunk_rows: int
+    faults: str | None
 
     def arguments(self) -> list[str]:
-        found = self.weights if self.upstream else find_weights(self.weights)
         return [
-            *(["--weights", str(found)] if found and not self.upstream else []),
-            *(["--upstream", self.upstream] if self.upstream else []),
+            *self._answering(),
+            *(["--emulate"] if self.faults is not None else []),
             *("--idle-seconds", str(self.idle_seconds)),
             *("--min-batch-seconds", str(self.min_batch_seconds)),
             *("--chunk-rows", str(self.chunk_rows)),
         ]
+
+    def _answering(self) -> list[str]:
+        if self.upstream:
+            return ["--upstream", self.upstream]
+        if self.faults is not None and self.weights is None:
+            return []  # the emulator's sample answers need no weights
+        return ["--weights", str(find_weights(self.weights))]
 
     def fingerprint(self, token: str) -> str:
         """Equal for equal settings of equal code; keyed, because an API key is among them."""
@@ -92,6 +100,7 @@ class _Settings:
             self.idle_seconds,
             self.min_batch_seconds,
             self.chunk_rows,
+            self.faults,
         ]
         return hmac.new(token.encode(), json.dumps(parts).encode(), hashlib.sha256).hexdigest()
 
@@ -107,6 +116,8 @@ def ensure_server(
     chunk_rows: int = 64,
 ) -> LocalServer:
     """Return the folder's server, started if there is none; safe to call from many processes at once.
+
+    It emulates a provider with faults if the folder has a script of them; see `script_faults`.
 
     A living server with other settings is stopped and started again; its batches go on.
 
@@ -126,8 +137,9 @@ def ensure_server(
     require_extra()
     place = Home.prepare(home)
     weights = weights.resolve() if weights else None
-    settings = _Settings(weights, upstream, upstream_key, idle_seconds, min_batch_seconds, chunk_rows)
     with _alone(place):
+        faults = place.faults.read_text() if place.faults.exists() else None
+        settings = _Settings(weights, upstream, upstream_key, idle_seconds, min_batch_seconds, chunk_rows, faults)
         token = place.token()
         fingerprint = settings.fingerprint(token)
         server, found = _probe(place.running(), token)
@@ -135,6 +147,22 @@ def ensure_server(
             return server
         _end(place)
         return _Start(place, token, fingerprint).start(settings)
+
+
+def script_faults(home: Path, faults: Faults | None) -> None:
+    """Have the folder's server emulate a provider with these faults from its next start on; None ends that.
+
+    Raises:
+        StorageError: The folder can't be used.
+    """
+    place = Home.prepare(home)
+    with _alone(place):
+        place.script(faults)
+
+
+def emulates(home: Path) -> bool:
+    """Whether the folder's server emulates a provider, so that its answers are not to be taken for real."""
+    return Home(home).faults.exists()
 
 
 def stop_server(home: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hmac
 import sqlite3
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from ..clock import Clock
 from .answer import Engine
 from .batch_routes import BatchRoutes
+from .conduct import Conduct
 from .file_routes import FileRoutes
 from .reading import read_json
 from .store import Store
@@ -56,6 +57,8 @@ class Parts:
 
     Attributes:
         identity: What ``GET /healthz`` tells those who know the token: which process this is, and its settings.
+        conduct: How batches are shown.
+        more_routes: What else this server can be asked.
     """
 
     store: Store
@@ -65,20 +68,29 @@ class Parts:
     clock: Clock
     token: str
     identity: Mapping[str, object]
+    conduct: Conduct = field(default_factory=Conduct)
+    more_routes: Sequence[BaseRoute] = ()
+
+    def admits(self, scope: Scope) -> bool:
+        """Whether a request comes from somebody who knows the token."""
+        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        # In constant time, so that the token can't be found out byte by byte.
+        return hmac.compare_digest(given, f"Bearer {self.token}".encode())
 
 
 def make_app(parts: Parts) -> Starlette:
     """The server's application."""
     routes: list[BaseRoute] = [
         *FileRoutes(parts.store).routes(),
-        *BatchRoutes(parts.store, parts.worker, parts.engine.endpoints, parts.clock).routes(),
+        *BatchRoutes(parts.store, parts.worker, parts.engine.endpoints, parts.clock, parts.conduct).routes(),
         *_engine_routes(parts),
+        *parts.more_routes,
     ]
     app = Starlette(
         routes=routes,
         exception_handlers={RefusalError: _error, HTTPException: _error, OSError: _error, sqlite3.Error: _error},
     )
-    app.add_middleware(_Guard, token=parts.token, activity=parts.activity)
+    app.add_middleware(_Guard, parts=parts)
     return app
 
 
@@ -109,26 +121,23 @@ def _engine_routes(parts: Parts) -> list[BaseRoute]:
 class _Guard:
     """Lets only those in who know the token, and notes that the server is in use."""
 
-    def __init__(self, app: ASGIApp, *, token: str, activity: Activity) -> None:
+    def __init__(self, app: ASGIApp, *, parts: Parts) -> None:
         self._app = app
-        self._expected = f"Bearer {token}".encode()
-        self._activity = activity
+        self._parts = parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
-        # In constant time, so that the token can't be found out byte by byte.
-        if not hmac.compare_digest(given, self._expected):
+        if not self._parts.admits(scope):
             refusal = RefusalError("Incorrect API key provided.", status=401, code="invalid_api_key")
             await _respond(refusal)(scope, receive, send)
             return
-        self._activity.started()
+        self._parts.activity.started()
         try:
             await self._app(scope, receive, send)
         finally:
-            self._activity.ended()
+            self._parts.activity.ended()
 
 
 def _respond(refusal: RefusalError) -> JSONResponse:

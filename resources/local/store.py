@@ -200,6 +200,11 @@ class Store:
             rows = self._database.execute(query, {"after": after, "limit": limit}).fetchall()
         return [_BATCH.validate_json(record) for (record,) in rows]
 
+    def count_batches(self) -> int:
+        """How many batches were ever created."""
+        with self._lock:
+            return self._database.execute("SELECT count(*) FROM batches").fetchone()[0]
+
     def open_batches(self) -> list[Batch]:
         """The batches that are not in a final state, oldest first."""
         with self._lock:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from ..clock import Clock
 from .answer import Engine, EngineAwayError
 from .batch import Batch, Progress, Status, move
+from .conduct import Conduct, Written
 from .intake import Chunk, Row, check_input, read_chunk
 from .store import Store
 from .wire import Answer, dump_line, error_body, is_object
@@ -38,16 +39,25 @@ class Worker:
         clock: Says when a window has passed.
         chunk_rows: Rows answered together; a killed process repeats at most one chunk.
         min_batch_seconds: A batch is not completed sooner than this after its creation.
+        conduct: How it behaves; as it should if not given.
     """
 
     def __init__(
-        self, store: Store, engine: Engine, clock: Clock, *, chunk_rows: int = 64, min_batch_seconds: float = 0.0
+        self,
+        store: Store,
+        engine: Engine,
+        clock: Clock,
+        *,
+        chunk_rows: int = 64,
+        min_batch_seconds: float = 0.0,
+        conduct: Conduct | None = None,
     ) -> None:
         self._store = store
         self._engine = engine
         self._clock = clock
         self._chunk_rows = chunk_rows
         self._min_batch_seconds = min_batch_seconds
+        self._conduct = conduct or Conduct()
         self._wake = threading.Event()
         self._swept = clock.monotonic()
 
@@ -93,6 +103,10 @@ class Worker:
 
     def _proceed(self, batch: Batch) -> bool:
         now = self._clock.now()
+        if self._conduct.holds(batch, now):
+            return False
+        cut_off = self._conduct.cut_off(batch)
+        ended = cut_off[0] if cut_off and _finished(batch.progress) >= cut_off[1] else None
         if batch.overdue:
             if batch.answered:
                 self._store.finish(batch, Status.EXPIRED)
@@ -102,15 +116,18 @@ class Worker:
             if now < batch.created_at + self._min_batch_seconds:
                 return False
             self._move(batch, Status.FINALIZING)
-        elif now >= batch.expires_at:
+        elif ended is Status.CANCELLED:
+            self._move(batch, Status.CANCELLING)
+        elif ended is Status.EXPIRED or now >= batch.expires_at:
             self._store.update(batch.id, lambda current: replace(current, overdue=True))
         else:
-            return self._answer(batch)
+            left = cut_off[1] - _finished(batch.progress) if cut_off else self._chunk_rows
+            return self._answer(batch, min(self._chunk_rows, left))
         return True
 
     def _validate(self, batch: Batch) -> None:
         path = self._store.input_path(batch)
-        found = check_input(path, batch.endpoint)
+        found = self._conduct.checked(batch, check_input(path, batch.endpoint))
         if found.problems:
             known = replace(batch, problems=found.problems)
             following = Status.FAILED
@@ -132,18 +149,16 @@ class Worker:
 
         self._store.update(batch.id, advance)
 
-    def _answer(self, batch: Batch) -> bool:
-        chunk = read_chunk(self._store.input_path(batch), batch.progress.input_bytes, self._chunk_rows)
+    def _answer(self, batch: Batch, limit: int) -> bool:
+        chunk = read_chunk(self._store.input_path(batch), batch.progress.input_bytes, limit)
         try:
             answers = self._ask(chunk.rows, batch.endpoint)
         except EngineAwayError as error:
             _log.warning("Batch %s waits: %s", batch.id, error)
             return False
         written = [_writable(batch, row, answer) for row, answer in zip(chunk.rows, answers, strict=True)]
-        good = [line for answer, line in written if answer.ok]
-        bad = [line for answer, line in written if not answer.ok]
-        progress = _advance(batch.progress, chunk, [answer for answer, _ in written])
-        self._store.append(batch, b"".join(good), b"".join(bad), progress)
+        good, bad = self._conduct.lines(batch, written)
+        self._store.append(batch, good, bad, _advance(batch.progress, chunk, [one.answer for one in written]))
         return True
 
     def _ask(self, rows: Sequence[Row], endpoint: str) -> Sequence[Answer]:
@@ -170,6 +185,10 @@ class Worker:
             self._store.delete_expired()
 
 
+def _finished(progress: Progress) -> int:
+    return progress.completed + progress.failed
+
+
 def _advance(progress: Progress, chunk: Chunk, answers: Sequence[Answer]) -> Progress:
     good = sum(answer.ok for answer in answers)
     return replace(
@@ -194,14 +213,14 @@ def _answer_line(batch: Batch, row: Row, answer: Answer) -> bytes:
     return dump_line({"id": f"batch_req_{number}", "custom_id": row.custom_id, "response": response, "error": None})
 
 
-def _writable(batch: Batch, row: Row, answer: Answer) -> tuple[Answer, bytes]:
+def _writable(batch: Batch, row: Row, answer: Answer) -> Written:
     """The answer and its line; an answer that is no JSON becomes an error."""
     try:
-        return answer, _answer_line(batch, row, answer)
+        return Written(row, answer, _answer_line(batch, row, answer))
     except ValueError as error:
         message = f"The answer can't be written as JSON: {error}."
         failed = Answer(502, error_body(message, status=502, code="invalid_answer"))
-        return failed, _answer_line(batch, row, failed)
+        return Written(row, failed, _answer_line(batch, row, failed))
 
 
 def _left_line(batch: Batch, row: Row, code: str) -> bytes:

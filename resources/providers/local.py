@@ -13,6 +13,7 @@ from .protocol import BatchProvider
 from .resource import BatchResource
 
 _ENGINE = "local/all-MiniLM-L6-v2"
+_EMULATOR = "local/emulator"
 _CONNECT_SECONDS = 5.0
 
 
@@ -65,12 +66,14 @@ class LocalBatch(BatchResource):
 
     def answering(self, model: str) -> str:
         # Its answers must never be taken for those of a paid model that was only tried out under its name.
+        if (self._home() / "faults.json").exists():
+            return f"{_EMULATOR}/{model}"
         return model if self.upstream else _ENGINE
 
     def provider(self) -> BatchProvider:
         from ..local import ensure_server  # noqa: PLC0415 - the server's packages come with the extra "local"
 
-        home = Path(self.folder) if self.folder else default_home() / "local"
+        home = self._home()
         server = ensure_server(
             home,
             weights=Path(self.weights) if self.weights else None,
@@ -82,3 +85,6 @@ class LocalBatch(BatchResource):
         # The port changes when the server restarts; its folder is what stays.
         account = f"local:{home.absolute()}"
         return self.client(LOCAL, base_url=server.base_url, api_key=server.token, account=account)
+
+    def _home(self) -> Path:
+        return Path(self.folder) if self.folder else default_home() / "local"

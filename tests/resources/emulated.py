@@ -1,0 +1,152 @@
+"""The emulator in the test's own process: real server, worker, client and machine, under a clock that tests move."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+from dagster_batch_llm.resources.errors import ProviderError
+from dagster_batch_llm.resources.ledger import AttemptState, Ledger
+from dagster_batch_llm.resources.local.emulator import Fault, Faults
+from dagster_batch_llm.resources.local.emulator.conduct import EmulatedConduct
+from dagster_batch_llm.resources.local.emulator.layer import AheadClock, FaultLayer, control_routes
+from dagster_batch_llm.resources.local.emulator.memory import Memory
+from dagster_batch_llm.resources.local.emulator.sample import SampleEngine
+from dagster_batch_llm.resources.local.server import Activity, Parts, make_app
+from dagster_batch_llm.resources.local.store import Store
+from dagster_batch_llm.resources.local.worker import Worker
+from dagster_batch_llm.resources.machine import BatchMachine
+from dagster_batch_llm.resources.providers.http import HttpClient
+from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
+from dagster_batch_llm.resources.providers.profile import OPENAI, Profile
+from starlette.types import Message
+
+from .fake_clock import FakeClock
+from .world import PROMPTS, World
+
+TOKEN = "sk-test"
+ENDED = {AttemptState.ANSWERED, AttemptState.REFUSED, AttemptState.VOID}
+PATIENT = replace(OPENAI, poll_seconds=(15.0, 60.0))
+
+
+class EmulatedServer:
+    """The whole emulator but for its process and its sockets; it works whenever it is spoken to."""
+
+    def __init__(self, folder: Path, clock: FakeClock, faults: Faults) -> None:
+        folder.mkdir()
+        self.memory = Memory(folder, faults)
+        ahead = AheadClock(clock, self.memory)
+        self.store = Store(folder, ahead)
+        conduct, engine = EmulatedConduct(self.memory), SampleEngine()
+        self.worker = Worker(self.store, engine, ahead, chunk_rows=2, conduct=conduct)
+        more = control_routes(self.memory, self.store)
+        parts = Parts(self.store, engine, self.worker, Activity(ahead), ahead, TOKEN, {}, conduct, more)
+        self.app = FaultLayer(make_app(parts), self.memory, ahead, parts.admits)
+        self.seen: list[str] = []
+
+    def transport(self) -> httpx.MockTransport:
+        return httpx.MockTransport(self.handle)
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        self.work()
+        self.seen.append(f"{request.method} {request.url.path}")
+        return asyncio.run(self._asked(request))
+
+    def work(self) -> None:
+        for _ in range(1000):
+            if not self.worker.run_once():
+                return
+        raise AssertionError("the worker never rests")
+
+    @property
+    def bill(self) -> dict[str, int]:
+        return {str(paid["prompt"]): int(str(paid["times"])) for paid in self.memory.bill()}
+
+    async def _asked(self, request: httpx.Request) -> httpx.Response:
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": request.method,
+            "path": request.url.path,
+            "raw_path": request.url.raw_path,
+            "query_string": request.url.query,
+            "headers": [(name.lower(), value) for name, value in request.headers.raw],
+            "scheme": "https",
+            "server": ("fake.test", 443),
+            "client": ("127.0.0.1", 1),
+            "root_path": "",
+            "http_version": "1.1",
+        }
+        sent: list[Message] = []
+        given = [{"type": "http.request", "body": request.read(), "more_body": False}]
+
+        async def receive() -> Message:
+            if not given:
+                await asyncio.Event().wait()
+            return given.pop()
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        try:
+            await self.app(scope, receive, send)
+        except ConnectionResetError as error:
+            raise httpx.ReadError("connection reset by peer", request=request) from error
+        body = b"".join(message.get("body", b"") for message in sent)
+        return httpx.Response(sent[0]["status"], headers=sent[0]["headers"], content=body)
+
+
+@dataclass
+class EmulatedWorld(World):
+    """A small installation over the emulator; what it asks is answered with the prompt itself."""
+
+    profile: Profile = PATIENT
+    faults: Faults = field(default_factory=Faults)
+    said: list[ProviderError] = field(default_factory=list[ProviderError])
+
+    def __post_init__(self) -> None:
+        self.emulator = EmulatedServer(self.folder / "emulator", self.clock, self.faults)
+        self.ledger = Ledger(self.folder, self.clock)
+
+    def provider(self) -> OpenAIShape:
+        http = HttpClient(
+            name="openai",
+            base_url="https://fake.test/v1",
+            api_key=TOKEN,
+            clock=self.clock,
+            transport=self.emulator.transport(),
+        )
+        return OpenAIShape(self.profile, http, account="acme", clock=self.clock)
+
+    def converge(self, *, within: float = 4 * 3600.0, step: float = 15.0) -> AttemptState:
+        """Ask once, and let two workers in turn do what runs do, until it is through or the time is up."""
+        attempt = self.ask()
+        workers = [self.machine("first"), self.machine("second")]
+        until = self.clock.now() + within
+        for turn in range(100_000):
+            state = self.state(attempt)
+            if state in ENDED or self.clock.now() > until:
+                return state
+            machine: BatchMachine = workers[turn % 2]
+            try:
+                machine.step(self.now(attempt))
+                machine.poll("llm")
+            except ProviderError as error:
+                self.said.append(error)
+            self.clock.sleep(step)
+        raise AssertionError("never")
+
+    def kinds(self) -> Counter[str]:
+        """How the rows went."""
+        return Counter(outcome for _, outcome, _ in self.outcomes())
+
+
+def all_ok() -> dict[str, int]:
+    return {"ok": len(PROMPTS)}
+
+
+def rules(*faults: Fault) -> Faults:
+    return Faults(faults, seed=1)
