@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from unittest import mock
@@ -146,10 +148,11 @@ def several(settings: Sequence[Setting]) -> Total:
 
 
 def campaign(settings: Sequence[Setting], processes: int, tell: Callable[[Total], None]) -> Total:
-    """Many seeds in several processes."""
+    """Many seeds in several processes; Ctrl-C ends it early, and what was seen until then counts."""
     total = Total()
     chunks = [settings[start : start + 20] for start in range(0, len(settings), 20)]
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+    deaf = (signal.SIGINT, signal.SIG_IGN)
+    with suppress(KeyboardInterrupt), multiprocessing.get_context("spawn").Pool(processes, signal.signal, deaf) as pool:
         for part in pool.imap_unordered(several, chunks):
             total.join(part)
             tell(total)
