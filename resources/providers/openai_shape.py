@@ -94,7 +94,8 @@ class OpenAIShape:
             oldest = since + (offset[0] - 300.0 if offset else -3600.0)
             page = _object(reply.body)
             batches = [parse_batch(item) for item in _listed(page)]
-            found |= {b.id: b for b in batches if b.created_at is None or b.created_at >= oldest}
+            # An older one is kept too: its time may be as wrong as a clock can be, and ours is known by its token.
+            found |= {b.id: b for b in batches}
             # A server that doesn't say whether there is more may cut pages as it likes: only an empty one is the last.
             ended = _reaches_past(batches, oldest) or not page.get("has_more", True) or not batches
             if ended or batches[-1].id == params.get("after"):  # the same page again: it can't be paged through

@@ -70,7 +70,7 @@ class Listing:
     """A provider's batches, as it lists them.
 
     Attributes:
-        batches: All that were created at or after the asked time.
+        batches: All that were created at or after the asked time, and perhaps some that are older.
         complete: Whether the listing reached back that far.
         started_at: When the first page was asked for, our clock.
         clock_offset: The provider's clock minus ours, as an interval (low, high), if it sent a Date header.
