@@ -170,29 +170,6 @@ def best_sql(answers: Sequence[Path]) -> str:
     """
 
 
-def forget_short(results: Sequence[Path], counted: int) -> bool:
-    """Whether result files have fewer lines than rows were counted; they are deleted then, to be fetched again.
-
-    A file that was cut at the end of a line looks whole, and the rows beyond it would be asked and paid again.
-    """
-    lines = 0
-    for path in results:
-        with path.open("rb") as stream:
-            lines += sum(block.count(b"\n") for block in iter(lambda: stream.read(1 << 20), b""))
-            lines += path.stat().st_size > 0 and not _ends_with_newline(path)
-    if lines >= counted:
-        return False
-    for path in results:
-        path.unlink(missing_ok=True)
-    return True
-
-
-def _ends_with_newline(path: Path) -> bool:
-    with path.open("rb") as stream:
-        stream.seek(-1, 2)
-        return stream.read() == b"\n"
-
-
 def readable(error: duckdb.Error, folder: Path) -> StorageError:
     """A named file that can't be read stops everything: it never means that there are no answers."""
     return StorageError(

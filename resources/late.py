@@ -39,10 +39,15 @@ class LateArrivals:
         self._owner = owner
 
     def sweep(self) -> int:
-        """Look through the provider's list for batches of our sends that the ledger doesn't know; gives how many.
+        """Find batches of our sends that the ledger doesn't know, and keep what earlier ones answered; gives how many.
 
         Costs one listing that reaches back to the oldest send of the last 48 hours, and nothing if there is none.
         """
+        found = self._found()
+        self._collect()
+        return found
+
+    def _found(self) -> int:
         since = self._ledger.clock.now() - HORIZON_SECONDS
         sends = self._attempts.settled_sends(self._provider.account, since)
         if not sends:
@@ -97,20 +102,21 @@ class LateArrivals:
             raise StaleFenceError(f"Attempt {attempt.id} was taken by another worker.")
         self._attempts.adopt(taken, [link], incident, due=self._ledger.clock.now(), lease_until=0.0, message=None)
 
-    def collect(self) -> int:
-        """Keep what ended late arrivals of closed attempts answered; gives how many rows those are."""
-        return sum(self._keep(link) for link in self._attempts.late(self._provider.account))
+    def _collect(self) -> None:
+        """Keep what ended late arrivals of closed attempts answered."""
+        for link in self._attempts.late(self._provider.account):
+            self._keep(link)
 
-    def _keep(self, link: Link) -> int:
+    def _keep(self, link: Link) -> None:
         attempt, home = self._attempts.get(link.attempt), Home(self._ledger.home)
         name = late_name(attempt, link.batch_id)
         if name in {answers.file for answers in self._attempts.answers([attempt.id])}:
-            return 0
+            return
         batch = self._provider.check(link.batch_id)
         if not batch.phase.ended:
             with suppress(ProviderError):
                 self._provider.cancel(batch.id)
-            return 0
+            return
         folder = home.late_results(attempt.id, hashlib.sha256(link.batch_id.encode()).hexdigest()[:16])
         paths = self._provider.fetch(batch, folder)
         try:
@@ -126,7 +132,6 @@ class LateArrivals:
         except duckdb.Error as error:
             raise readable(error, home.folder) from error
         self._attempts.index_late(attempt, parsed.file)
-        return sum(parsed.file.outcomes.values())
 
 
 def late_name(attempt: Attempt, batch_id: str) -> str:

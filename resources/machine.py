@@ -13,7 +13,7 @@ from pathlib import Path
 
 import duckdb
 
-from .answers import forget_short, parse_results, readable
+from .answers import parse_results, readable
 from .errors import AmbiguousError, BusyError, ProviderError, RefusedError, StaleFenceError, UnreachableError
 from .home import Home
 from .late import LateArrivals, ours
@@ -221,12 +221,8 @@ class BatchMachine:
 
     def sweep(self, llm: str) -> int:
         """Look for batches whose creates had been given up, and keep what they answered; gives how many there were."""
-        if llm not in self._providers:
-            return 0
-        late = LateArrivals(self.ledger, self._providers[llm], self._owner)
-        found = late.sweep()
-        late.collect()
-        return found
+        provider = self._providers.get(llm)
+        return LateArrivals(self.ledger, provider, self._owner).sweep() if provider else 0
 
     # ---- submitted: looking --------------------------------------------------------------------------------------
 
@@ -290,10 +286,6 @@ class BatchMachine:
                     self._attempts.release(taken, due=now + 5.0)
                     return
                 paths = self._fetch(provider, taken, batches)
-                counted = sum(batch.completed + batch.failed for batch in batches)
-                if now - taken.ended_at < _FILES_LATE_SECONDS and forget_short(paths, counted):
-                    self._attempts.release(taken, due=now + 15.0)
-                    return
             except ProviderError as error:
                 self._postpone(taken, error)
                 if isinstance(error, RefusedError):
@@ -338,6 +330,13 @@ class BatchMachine:
             )
         except duckdb.Error as error:
             raise readable(error, self.home.folder) from error
+        counted = sum(batch.completed + batch.failed for batch in batches)
+        if parsed.lines < counted and self._clock.now() < (attempt.ended_at or 0.0) + _FILES_LATE_SECONDS:
+            # A file that was cut at the end of a line looks whole, and the rows beyond would be asked and paid again.
+            for path in (target, *paths):
+                path.unlink()
+            self._attempts.release(attempt, due=self._clock.now() + 15.0)
+            return
         try:
             self._attempts.close(attempt, parsed.file)
         except StaleFenceError:

@@ -48,7 +48,7 @@ def context(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Sensor
         resources={"llm": LocalBatch(), "tables": DuckDBTables(path="unused.duckdb")},
     )
 
-    def providers_of(context: object, keys: object) -> dict[str, BatchProvider]:
+    def providers_of(context: object, keys: object, *, late: bool = False) -> dict[str, BatchProvider]:
         return {"llm": world.provider()}
 
     def has_run(run: str) -> bool:
