@@ -27,6 +27,7 @@ from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Ledger, Plan, Snapshot
 from dagster_batch_llm.resources.ledger import attempts as attempts_module
 from dagster_batch_llm.resources.ledger import connect as connect_module
+from dagster_batch_llm.resources.ledger import sqlite as sqlite_module
 from dagster_batch_llm.resources.ledger.attempts import Attempts, Send
 from dagster_batch_llm.resources.ledger.looks import Looks
 from dagster_batch_llm.resources.ledger.plans import Plans
@@ -112,7 +113,7 @@ def installed() -> Generator[Seams]:
         def put(place: object, name: str, new: object) -> None:
             stack.enter_context(mock.patch.object(place, name, new))
 
-        put(connect_module, "create_engine", seams.engine)
+        put(sqlite_module, "create_engine", seams.engine)
         base.execute("PRAGMA disable_optimizer")  # the files are small: thinking takes longer than doing
         for module in (answers_module, look_module, render_module):
             put(module, "connect", base.cursor)
