@@ -390,6 +390,8 @@ def test_a_table_with_other_columns_is_told_before_its_partition_is_asked(either
 def test_a_whole_table_may_have_other_columns_than_before(either: TableStore, tmp_path: Path) -> None:
     written(either, tmp_path, [1])
     either.check(KEY, ["id", "label"], [])
+    file = write_columns(tmp_path / "other.parquet", id=[2], label=["new"])
+    assert either.replace(KEY, file, types={"id": "BIGINT", "label": "VARCHAR"}) == 1
 
 
 def test_a_folder_that_can_not_take_the_table_is_told_before_it_is_asked(tables: ParquetTables, tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from dagster_batch_llm.pipelines.cli import main
 from dagster_batch_llm.pipelines.cli.page import page
 from dagster_batch_llm.pipelines.cli.screens import lines
 from dagster_batch_llm.resources import Ledger, StorageError
@@ -18,17 +17,10 @@ from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.ledger import Origin, PlanState
 
 from ...resources.world import SPEC, World, a_plan
+from .conftest import HOSTILE, SHOWN, ran
 
 ROOT = Path(__file__).parents[3]
-HOSTILE = "[red]x[/red]\x1b[2J\u202e[/nowhere]"
-SHOWN = r"[red]x[/red]\x1b[2J\u202e[/nowhere]"
-
 Say = Callable[..., str]
-
-
-@pytest.fixture
-def world(home: Path) -> World:
-    return World(home)
 
 
 @pytest.fixture
@@ -36,21 +28,17 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
     """What a command prints that ends well."""
 
     def run(*arguments: str) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        said = capsys.readouterr()
-        assert ended.value.code == 0, said.err
-        return said.out
+        code, out, err = ran(capsys, *arguments)
+        assert code == 0, err
+        return out
 
     return run
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 1
-    return capsys.readouterr().err
+    code, _, err = ran(capsys, *arguments)
+    assert code == 1
+    return err
 
 
 def _without_typer(name: str) -> object:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import typer
-from dagster_batch_llm.pipelines.cli import main
 from dagster_batch_llm.pipelines.cli.operations import age
 from dagster_batch_llm.pipelines.cli.screens import lines
 from dagster_batch_llm.resources.clock import SystemClock
@@ -16,16 +15,9 @@ from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import AttemptState, Ledger, Origin, PlanId, PlanState
 
 from ...resources.world import SPEC, World, a_plan, write_columns
-
-HOSTILE = "[red]x[/red]\x1b[2J\u202e[/nowhere]"
-SHOWN = r"[red]x[/red]\x1b[2J\u202e[/nowhere]"
+from .conftest import HOSTILE, SHOWN, ran
 
 Say = Callable[..., str]
-
-
-@pytest.fixture
-def world(home: Path) -> World:
-    return World(home)
 
 
 @pytest.fixture
@@ -33,11 +25,8 @@ def say(capsys: pytest.CaptureFixture[str]) -> Say:
     """What a command prints, with its exit code in front."""
 
     def run(*arguments: str) -> str:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main(arguments)
-        said = capsys.readouterr()
-        return f"{ended.value.code or 0} {said.out}{said.err}"
+        code, out, err = ran(capsys, *arguments)
+        return f"{code} {out}{err}"
 
     return run
 
