@@ -60,15 +60,11 @@ def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason
     if not plans:
         return dg.SensorResult(skip_reason="No LLM table is waiting.", cursor=cursor)
     seen, windows = _look_at_providers(context, ledger, plans)
-    for plan in plans:
-        if plan.state is PlanState.OPEN and _was_cancelled(context, plan):
-            ledger.plans.close(plan.id, PlanState.CANCELLED, "its run or backfill was cancelled")
-        if ledger.plans.get(plan.id).state is not PlanState.OPEN:
-            ledger.attempts.void_unsent(plan.id)  # also where whoever ended it died before
-    requests = collect_requests(context, ledger, [ledger.plans.get(plan.id) for plan in plans])
+    requests = collect_requests(context, ledger, [_as_it_is_now(context, ledger, plan) for plan in plans])
+    out = [(plan, ledger.attempts.open_of_plan(plan.id)) for plan in plans]
     return dg.SensorResult(
         run_requests=requests,
-        asset_events=[*_progress(ledger, plans, seen), *_stuck(ledger, plans, windows)],
+        asset_events=[*_progress(out, seen), *_stuck(ledger, out, windows)],
         skip_reason=None if requests else f"{len(plans)} plan(s) wait for their batches.",
         cursor=cursor,
     )
@@ -126,12 +122,23 @@ def _was_cancelled(context: dg.SensorEvaluationContext, plan: Plan) -> bool:
     return backfill is not None and backfill.status.value in {"CANCELED", "CANCELING"}
 
 
-def _stuck(ledger: Ledger, plans: Sequence[Plan], windows: Mapping[str, float]) -> list[dg.AssetCheckEvaluation]:
+def _as_it_is_now(context: dg.SensorEvaluationContext, ledger: Ledger, plan: Plan) -> Plan:
+    """A plan, ended if its run was cancelled; what an ended one hasn't sent is given up."""
+    if plan.state is PlanState.OPEN and _was_cancelled(context, plan):
+        ledger.plans.close(plan.id, PlanState.CANCELLED, "its run or backfill was cancelled")
+    now = ledger.plans.get(plan.id)
+    if now.state is not PlanState.OPEN:
+        ledger.attempts.void_unsent(plan.id)  # also where whoever ended it died before
+    return now
+
+
+def _stuck(
+    ledger: Ledger, out: Sequence[tuple[Plan, Sequence[Attempt]]], windows: Mapping[str, float]
+) -> list[dg.AssetCheckEvaluation]:
     """A failed check per table with a batch past its window; once per batch, for all the tables that wait for it."""
     events: list[dg.AssetCheckEvaluation] = []
     told: set[str] = set()
-    for plan in plans:
-        attempts = ledger.attempts.open_of_plan(plan.id)
+    for plan, attempts in out:
         late = overdue(attempts, ledger.clock.now(), windows.get(plan.llm, WINDOW_SECONDS))
         messages = {attempt.id: _stuck_message(attempt) for attempt in late}
         told |= {a.id for a in late if ledger.attempts.incident("stuck batch", str(a.batch_id), messages[a.id])}
@@ -148,12 +155,11 @@ def _stuck_message(attempt: Attempt) -> str:
     )
 
 
-def _progress(ledger: Ledger, plans: Sequence[Plan], seen: Sequence[Attempt]) -> list[dg.AssetObservation]:
+def _progress(out: Sequence[tuple[Plan, Sequence[Attempt]]], seen: Sequence[Attempt]) -> list[dg.AssetObservation]:
     """An observation per plan whose batches were looked at: the UI draws a chart of them."""
     looked_at = {attempt.id for attempt in seen}
     events: list[dg.AssetObservation] = []
-    for plan in plans:
-        attempts = ledger.attempts.open_of_plan(plan.id)
+    for plan, attempts in out:
         if plan.state is PlanState.OPEN and any(attempt.id in looked_at for attempt in attempts):
             events.append(observation(dg.AssetKey.from_user_string(plan.asset), plan, attempts))
     return events
