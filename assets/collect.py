@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import dagster as dg
 import duckdb
 
-from ..resources.answers import best_sql, readable
+from ..resources.answers import answers_of, best_sql, readable
 from ..resources.duck import connect, parquet, quoted, rows, write_parquet
 from ..resources.home import Home
 from ..resources.ledger import Ledger, Plan
 from ..resources.request import Operation
 from ..resources.table_store import TableStore
-from .look import answers_of
 from .preview import first_rows, reasons
 from .task import ERROR, PARTITION, STATUS, TaskSpec
 
@@ -45,7 +44,7 @@ def write_table(ledger: Ledger, tables: TableStore, key: dg.AssetKey, plan: Plan
     file = home.rows(plan.id).with_name("table.parquet")
     try:
         engine.execute(f"CREATE TEMP VIEW row AS FROM {parquet([home.rows(plan.id)], '')}")
-        answers = best_sql(answers_of(ledger, home, plan))
+        answers = best_sql(answers_of(home, ledger.looks.snapshot(plan.task))[0])
         engine.execute(f"CREATE TEMP VIEW answer AS FROM ({answers}) AS found SEMI JOIN row ON row.__key = found.key")
         length = _vector_length(engine, spec)
         engine.execute(f"CREATE TEMP VIEW best AS {_of_length(length)}")

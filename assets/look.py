@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import duckdb
 import numpy as np
 
-from ..resources.answers import readable, unanswered_sql
+from ..resources.answers import answers_of, readable, unanswered_sql
 from ..resources.duck import connect, literal, parquet, rows, write_parquet
 from ..resources.errors import StorageError
 from ..resources.home import Home
@@ -72,7 +69,7 @@ def _missing(
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     manifests = [home.manifest(name) for _, name in snapshot.open_manifests]
-    unanswered = unanswered_sql("request", manifests, *_answers(home, snapshot))
+    unanswered = unanswered_sql("request", manifests, *answers_of(home, snapshot))
     engine.execute(f"""
         CREATE TEMP TABLE missing AS SELECT row_number() OVER () - 1 AS n, key, bytes FROM ({unanswered})
     """)
@@ -118,18 +115,7 @@ def unfinished(ledger: Ledger, plan: Plan) -> int:
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     try:
-        missing = unanswered_sql("request", [], *_answers(home, ledger.looks.snapshot(plan.task)))
+        missing = unanswered_sql("request", [], *answers_of(home, ledger.looks.snapshot(plan.task)))
         return int(rows(engine, f"SELECT count(*) FROM ({missing})")[0][0])
     except duckdb.Error as error:
         raise readable(error, home.folder) from error
-
-
-def answers_of(ledger: Ledger, home: Home, plan: Plan) -> Sequence[Path]:
-    """The answers files of the plan's task."""
-    return _answers(home, ledger.looks.snapshot(plan.task))[0]
-
-
-def _answers(home: Home, snapshot: Snapshot) -> tuple[list[Path], list[Path]]:
-    """The answers files, and those of them whose failures don't count."""
-    files = {name: home.answers(name) for name in snapshot.answers_files}
-    return list(files.values()), [path for name, path in files.items() if name in snapshot.forgiven]

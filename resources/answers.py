@@ -11,7 +11,8 @@ import duckdb
 
 from .duck import connect, literal, parquet, rows, write_parquet
 from .errors import StorageError
-from .ledger import AnswersFile
+from .home import Home
+from .ledger import AnswersFile, Attempt, Ledger, Snapshot
 from .providers.wire import result_sql
 from .request import RequestSpec
 
@@ -76,6 +77,33 @@ def parse_results(
     engine.execute(f"CREATE TEMP VIEW manifest AS FROM {parquet([manifest], MANIFEST_COLUMNS)}")
     write_parquet(engine, _matched(absent), target)
     return _summary(engine, name, target)
+
+
+def parse_attempt(
+    ledger: Ledger,
+    attempt: Attempt,
+    results: Sequence[Path],
+    *,
+    name: str,
+    absent: Literal["missing", "expired"] | None,
+) -> Parsed:
+    """`parse_results` for a ledger's attempt: all its sends may speak in the files."""
+    home = Home(ledger.home)
+    return parse_results(
+        ledger.looks.spec(attempt.task),
+        results,
+        manifest=home.manifest(attempt.manifest),
+        tokens=[send.token for send in ledger.attempts.sends(attempt.id)],
+        name=name,
+        target=home.answers(name),
+        absent=absent,
+    )
+
+
+def answers_of(home: Home, snapshot: Snapshot) -> tuple[list[Path], list[Path]]:
+    """A task's answers files, and those of them whose failures don't count."""
+    files = {name: home.answers(name) for name in snapshot.answers_files}
+    return list(files.values()), [path for name, path in files.items() if name in snapshot.forgiven]
 
 
 def _lines(results: Sequence[Path]) -> str:

@@ -7,6 +7,7 @@ so an extension is always ours. A name that is longer than a file system takes g
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import PurePosixPath
 from urllib.parse import unquote_to_bytes
 
@@ -26,6 +27,11 @@ def encoded(text: str) -> PurePosixPath:
     whole = "".join(chr(byte) if byte in _PLAIN else f"%{byte:02X}" for byte in text.encode("utf-8", "surrogatepass"))
     pieces = [whole[at : at + _LONGEST] for at in range(0, len(whole), _LONGEST)] or [_EMPTY]
     return PurePosixPath(*(f"{piece}{_GOES_ON}" for piece in pieces[:-1]), pieces[-1])
+
+
+def digest(text: str) -> str:
+    """16 hexadecimal characters that stand for a stranger's word, such as a provider's id, in a path."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def decoded(path: PurePosixPath) -> str | None:

@@ -34,21 +34,21 @@ class Home:
         """An attempt's manifest, by the name that the ledger has for it."""
         return self.folder / "manifests" / name
 
+    def all_results(self, attempt: str) -> Path:
+        """Folder of all result files of an attempt."""
+        return self.folder / "results" / attempt
+
     def results(self, attempt: str, batch: int) -> Path:
         """Folder of one batch's result files; an attempt has more than one batch only after a duplicate."""
-        return self.folder / "results" / attempt / str(batch)
+        return self.all_results(attempt) / str(batch)
 
     def late_results(self, attempt: str, batch: str) -> Path:
         """Folder of the result files of a batch that turned up after its attempt was closed."""
-        return self.folder / "results" / attempt / f"late-{batch}"
+        return self.all_results(attempt) / f"late-{batch}"
 
     def answers(self, name: str) -> Path:
         """An answers file, by the name that the ledger has for it."""
         return self.folder / "answers" / name
-
-    def all_results(self, attempt: str) -> Path:
-        """Folder of all result files of an attempt."""
-        return self.folder / "results" / attempt
 
     def request_file(self, token: str) -> Path:
         """A rendered request file, until it is uploaded."""

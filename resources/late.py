@@ -6,14 +6,14 @@ the first usable answer of a request wins, wherever it comes from.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
 
 import duckdb
 
-from .answers import parse_results, readable
+from .answers import parse_attempt, readable
 from .errors import ProviderError, StaleFenceError
+from .file_names import digest
 from .home import Home
 from .ledger import Attempt, AttemptState, Incident, Ledger, Link, Send
 from .providers.openai_shape import TOKEN_KEY
@@ -117,18 +117,9 @@ class LateArrivals:
             with suppress(ProviderError):
                 self._provider.cancel(batch.id)
             return
-        folder = home.late_results(attempt.id, hashlib.sha256(link.batch_id.encode()).hexdigest()[:16])
-        paths = self._provider.fetch(batch, folder)
+        paths = self._provider.fetch(batch, home.late_results(attempt.id, digest(link.batch_id)))
         try:
-            parsed = parse_results(
-                self._ledger.looks.spec(attempt.task),
-                paths,
-                manifest=home.manifest(attempt.manifest),
-                tokens=[send.token for send in self._attempts.sends(attempt.id)],
-                name=name,
-                target=home.answers(name),
-                absent=None,
-            )
+            parsed = parse_attempt(self._ledger, attempt, paths, name=name, absent=None)
         except duckdb.Error as error:
             raise readable(error, home.folder) from error
         self._attempts.index_late(attempt, parsed.file)
@@ -136,7 +127,7 @@ class LateArrivals:
 
 def late_name(attempt: Attempt, batch_id: str) -> str:
     """The answers file of a late arrival: one per batch, so that keeping it twice is keeping it once."""
-    return f"{attempt.task}/{attempt.id}-late-{hashlib.sha256(batch_id.encode()).hexdigest()[:16]}.parquet"
+    return f"{attempt.task}/{attempt.id}-late-{digest(batch_id)}.parquet"
 
 
 def ours(listing: Listing, sends: Sequence[Send]) -> list[tuple[Batch, Send]]:

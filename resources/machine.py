@@ -13,7 +13,7 @@ from pathlib import Path
 
 import duckdb
 
-from .answers import parse_results, readable
+from .answers import parse_attempt, readable
 from .errors import AmbiguousError, BusyError, ProviderError, RefusedError, StaleFenceError, UnreachableError
 from .home import Home
 from .late import LateArrivals, ours
@@ -319,15 +319,10 @@ class BatchMachine:
         attempt = self._attempts.renew(attempt)
         name = f"{attempt.task}/{attempt.id}-{self._clock.token()}.parquet"
         target = self.home.answers(name)
-        tokens = [send.token for send in self._attempts.sends(attempt.id)]
+        cut_short = any(batch.phase in {Phase.EXPIRED, Phase.CANCELLED} for batch in batches)
+        absent = "expired" if cut_short else "missing"
         try:
-            manifest = self.home.manifest(attempt.manifest)
-            spec = self.ledger.looks.spec(attempt.task)
-            cut_short = any(batch.phase in {Phase.EXPIRED, Phase.CANCELLED} for batch in batches)
-            absent = "expired" if cut_short else "missing"
-            parsed = parse_results(
-                spec, paths, manifest=manifest, tokens=tokens, name=name, target=target, absent=absent
-            )
+            parsed = parse_attempt(self.ledger, attempt, paths, name=name, absent=absent)
         except duckdb.Error as error:
             raise readable(error, self.home.folder) from error
         counted = sum(batch.completed + batch.failed for batch in batches)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NewType
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, func, select, update
 
 from ..errors import ProtocolError, StaleFenceError
 from ..request import TaskHash
@@ -256,16 +256,14 @@ class Attempts:
     def index_late(self, attempt: Attempt, answers: AnswersFile) -> None:
         """Name the answers file of a late arrival, which must be durable; once, however often it is done."""
         with self._db.write() as c:
-            known = c.execute(select(schema.answers.c.file).where(schema.answers.c.file == answers.file)).first()
-            if known is None:
-                self._index(c, attempt, answers, self._db.clock.now())
+            insert_new(c, schema.answers, _answers_row(attempt, answers, self._db.clock.now()))
 
     @persistent
     def close(self, attempt: Attempt, answers: AnswersFile) -> Attempt:
         """submitted → answered; the answers file must be durable already."""
         now = self._db.clock.now()
         with self._db.write() as c:
-            self._index(c, attempt, answers, now)
+            insert_own(c, schema.answers, _answers_row(attempt, answers, now))
             return _move(c, attempt, AttemptState.ANSWERED, {"closed_at": now, "lease_until": 0.0, "owner": None})
 
     @persistent
@@ -295,25 +293,13 @@ class Attempts:
         table = schema.answers
         with self._db.read() as c:
             rows = c.execute(select(table).where(table.c.attempt.in_(attempts)))
-            return [AnswersFile(r.file, json.loads(r.outcomes), r.input_tokens, r.output_tokens) for r in rows]
+            return [answers_file(row) for row in rows]
 
+    @persistent
     def void_unsent(self, plan: str) -> int:
         """End the requests that only this plan wants and that were never sent; gives their number."""
-        link = schema.plan_attempt
-        wanted = (
-            select(link.c.attempt)
-            .join(schema.plan, schema.plan.c.id == link.c.plan)
-            .where(schema.plan.c.state == PlanState.OPEN, schema.plan.c.id != plan)
-        )
-        mine = select(link.c.attempt).where(link.c.plan == plan)
-        ended = 0
-        for candidate in self.find(_T.c.id.in_(mine), _T.c.state == AttemptState.PLANNED, _T.c.id.not_in(wanted)):
-            try:
-                self.move(candidate, AttemptState.VOID, closed_at=self._db.clock.now(), fence=candidate.fence + 1)
-            except StaleFenceError:
-                continue  # somebody is sending it at this moment: it is paid then, and will be fetched
-            ended += candidate.rows
-        return ended
+        with self._db.write() as c:
+            return void_unsent(c, plan, self._db.clock.now())
 
     @persistent
     def incident(self, kind: str, subject: str, message: str) -> bool:
@@ -338,18 +324,45 @@ class Attempts:
             rows = c.execute(select(*columns).order_by(table.c.id))
             return [(row.at, row.kind, row.subject, row.message) for row in rows]
 
-    @staticmethod
-    def _index(c: Connection, attempt: Attempt, answers: AnswersFile, now: float) -> None:
-        row = {
-            "file": answers.file,
-            "task": attempt.task,
-            "attempt": attempt.id,
-            "outcomes": json.dumps(dict(answers.outcomes), sort_keys=True),
-            "input_tokens": answers.input_tokens,
-            "output_tokens": answers.output_tokens,
-            "at": now,
-        }
-        insert_own(c, schema.answers, row)
+
+def wanted(*besides: str) -> Select[tuple[str]]:
+    """Attempts for which an open plan waits, besides these."""
+    w, p = schema.plan_attempt, schema.plan
+    open_ = select(w.c.attempt).join(p, p.c.id == w.c.plan).where(p.c.state == PlanState.OPEN)
+    return open_.where(p.c.id.not_in(besides))
+
+
+def only_wanted_by(plan: str) -> tuple[ColumnElement[bool], ...]:
+    """The conditions that a plan waits for an attempt, and no other open one does."""
+    mine = select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)
+    return _T.c.id.in_(mine), _T.c.id.not_in(wanted(plan))
+
+
+def void_unsent(c: Connection, plan: str, now: float) -> int:
+    """End what only this plan wants and was never sent; the fence moves, so who is about to send it doesn't."""
+    unsent = select(_T).where(_T.c.state == AttemptState.PLANNED, *only_wanted_by(plan))
+    attempts = [_attempt(row) for row in c.execute(unsent).mappings()]
+    for attempt in attempts:
+        values = {"closed_at": now, "fence": attempt.fence + 1, "lease_until": 0.0, "owner": None}
+        _move(c, attempt, AttemptState.VOID, values)
+    return sum(attempt.rows for attempt in attempts)
+
+
+def answers_file(row: Row[Any]) -> AnswersFile:
+    """A row of `schema.answers`."""
+    return AnswersFile(row.file, json.loads(row.outcomes), row.input_tokens, row.output_tokens)
+
+
+def _answers_row(attempt: Attempt, answers: AnswersFile, now: float) -> dict[str, Any]:
+    return {
+        "file": answers.file,
+        "task": attempt.task,
+        "attempt": attempt.id,
+        "outcomes": json.dumps(dict(answers.outcomes), sort_keys=True),
+        "input_tokens": answers.input_tokens,
+        "output_tokens": answers.output_tokens,
+        "at": now,
+    }
 
 
 def _move(c: Connection, attempt: Attempt, to: AttemptState, values: Mapping[str, Any]) -> Attempt:

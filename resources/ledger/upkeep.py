@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
-from sqlalchemy import ColumnElement, Select, func, insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from ..request import TaskHash
 from . import schema
-from .attempts import AnswersFile, AttemptId
+from .attempts import AnswersFile, AttemptId, answers_file, only_wanted_by, void_unsent, wanted
 from .connect import Database, persistent
 from .new_rows import insert_new
 from .plans import PlanId
-from .states import OPEN_ATTEMPTS, AttemptState, PlanState
+from .states import OPEN_ATTEMPTS, PlanState
 
 _A, _P = schema.attempt, schema.plan
 
@@ -36,25 +35,21 @@ class Upkeep:
             batches: Also mark the batches that only it waits for, so that the provider is asked to cancel them.
         """
         now = self._db.clock.now()
-        alone = self._only_wanted_by(plan)
         with self._db.write() as c:
             ended = {"state": PlanState.CANCELLED, "closed_at": now, "message": message, "holder": None}
             c.execute(update(_P).where(_P.c.id == plan, _P.c.state == PlanState.OPEN).values(ended))
-            unsent = (_A.c.state == AttemptState.PLANNED, *alone)
-            requests = c.execute(select(func.coalesce(func.sum(_A.c.rows), 0)).where(*unsent)).scalar_one()
-            void = {"state": AttemptState.VOID, "closed_at": now, "fence": _A.c.fence + 1, "lease_until": 0.0}
-            c.execute(update(_A).where(*unsent).values({**void, "owner": None}))
+            requests = void_unsent(c, plan, now)
             if batches:
-                out = (_A.c.state.in_(OPEN_ATTEMPTS), _A.c.unwanted_at.is_(None), *alone)
+                out = (_A.c.state.in_(OPEN_ATTEMPTS), _A.c.unwanted_at.is_(None), *only_wanted_by(plan))
                 c.execute(update(_A).where(*out).values(unwanted_at=now))
-            return int(requests)
+            return requests
 
     @persistent
     def is_wanted(self, attempt: AttemptId, *, besides: Sequence[PlanId] = ()) -> bool:
         """Whether an open plan waits for an attempt, besides these."""
-        wanted = select(_A.c.id).where(_A.c.id == attempt, _A.c.id.in_(_wanted(*besides)))
+        found = select(_A.c.id).where(_A.c.id == attempt, _A.c.id.in_(wanted(*besides)))
         with self._db.read() as c:
-            return c.execute(wanted).first() is not None
+            return c.execute(found).first() is not None
 
     @persistent
     def ask_again(self, task: TaskHash, keys: int) -> None:
@@ -89,8 +84,7 @@ class Upkeep:
         s = schema.answers
         with self._db.read() as c:
             found = c.execute(select(s).order_by(s.c.at, s.c.file)).all()
-        files = (AnswersFile(r.file, json.loads(r.outcomes), r.input_tokens, r.output_tokens) for r in found)
-        return [(AttemptId(row.attempt), file) for row, file in zip(found, files, strict=True)]
+        return [(AttemptId(row.attempt), answers_file(row)) for row in found]
 
     @persistent
     def replace_answers(self, old: str, new: str) -> bool:
@@ -98,15 +92,3 @@ class Upkeep:
         s = schema.answers
         with self._db.write() as c:
             return c.execute(update(s).where(s.c.file == old).values(file=new)).rowcount > 0
-
-    @staticmethod
-    def _only_wanted_by(plan: PlanId) -> tuple[ColumnElement[bool], ...]:
-        mine = select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)
-        return _A.c.id.in_(mine), _A.c.id.not_in(_wanted(plan))
-
-
-def _wanted(*besides: PlanId) -> Select[tuple[str]]:
-    """Attempts for which an open plan waits, besides these."""
-    w = schema.plan_attempt
-    open_ = select(w.c.attempt).join(_P, _P.c.id == w.c.plan).where(_P.c.state == PlanState.OPEN)
-    return open_.where(_P.c.id.not_in(besides))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from ..answers import given_up_sql, readable
+from ..answers import answers_of, given_up_sql, readable
 from ..duck import connect, rows
 from ..errors import InputError
 from ..home import Home
@@ -48,10 +48,8 @@ def given_up(ledger: Ledger, table: str) -> list[GivenUp]:
 
 def _of_task(ledger: Ledger, task: TaskHash) -> GivenUp:
     home, snapshot = Home(ledger.home), ledger.looks.snapshot(task)
-    answers = [home.answers(name) for name in snapshot.answers_files]
-    forgiven = [home.answers(name) for name in snapshot.answers_files if name in snapshot.forgiven]
     try:
-        keys = rows(connect(), f"SELECT count(*) FROM ({given_up_sql(answers, forgiven)})")[0][0]
+        keys = rows(connect(), f"SELECT count(*) FROM ({given_up_sql(*answers_of(home, snapshot))})")[0][0]
     except duckdb.Error as error:
         raise readable(error, home.folder) from error
     tables = sorted({plan.asset for plan in ledger.plans.find(schema.plan.c.task == task)})

@@ -13,7 +13,7 @@ from typing import Literal
 
 import duckdb
 
-from ..answers import parse_results
+from ..answers import parse_attempt
 from ..errors import ProviderError
 from ..home import Home
 from ..ledger import AnswersFile, Attempt, Ledger, PlanId, PlanState, schema
@@ -100,23 +100,18 @@ def _is_result(path: Path) -> bool:
 
 def _put_back(ledger: Ledger, home: Home, attempt: Attempt, file: AnswersFile, results: Sequence[Path]) -> bool:
     """Write the answers file anew under another name and let the ledger name it, if it adds up."""
-    tokens = [send.token for send in ledger.attempts.sends(attempt.id)]
-    if not results or not tokens:
+    if not results or not ledger.attempts.sends(attempt.id):
         return False
     wanted = {outcome: count for outcome, count in file.outcomes.items() if count}
     for absent in _ABSENT:
         name = f"{attempt.task}/{attempt.id}-{ledger.clock.token()}.parquet"
-        target = home.answers(name)
         try:
-            parsed = parse_results(
-                ledger.looks.spec(attempt.task), results, manifest=home.manifest(attempt.manifest), tokens=tokens,
-                name=name, target=target, absent=absent,
-            )  # fmt: skip
+            parsed = parse_attempt(ledger, attempt, results, name=name, absent=absent)
         except duckdb.Error:
             return False
         if dict(parsed.file.outcomes) == wanted:
             return ledger.upkeep.replace_answers(file.file, name)
-        target.unlink()
+        home.answers(name).unlink()
     return False
 
 

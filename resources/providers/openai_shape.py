@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import Any, cast
 
 from ..clock import Clock, SystemClock
 from ..errors import AmbiguousError, RefusedError
+from ..file_names import digest
 from .http import HttpClient
 from .profile import Profile
 from .protocol import Batch, Listing, Phase, Problem
@@ -106,7 +106,7 @@ class OpenAIShape:
         paths: list[Path] = []
         for file_id in batch.result_files:
             # A file may turn up later than another one, and its id is a stranger's word, so neither names the path.
-            path = folder / f"{hashlib.sha256(file_id.encode()).hexdigest()[:16]}.jsonl"
+            path = folder / f"{digest(file_id)}.jsonl"
             self._http.download(f"/files/{file_id}/content", path)
             if not _ends_whole(path):
                 path.unlink()

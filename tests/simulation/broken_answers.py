@@ -19,7 +19,7 @@ from .seams import Seams
 
 
 def _closed_first(seams: Seams) -> list[Patch]:
-    parse, close = machine_module.parse_results, Attempts.close
+    parse, close = answers_module.parse_results, Attempts.close
     hidden: dict[str, tuple[Path, bytes]] = {}
 
     def parsed(*args: Any, target: Path, name: str, **more: Any) -> Any:
@@ -35,7 +35,7 @@ def _closed_first(seams: Seams) -> list[Patch]:
         target.write_bytes(content)
         return done
 
-    return [(machine_module, "parse_results", parsed), (Attempts, "close", closed)]
+    return [(answers_module, "parse_results", parsed), (Attempts, "close", closed)]
 
 
 def _ordered_by(order: str) -> Any:
@@ -53,7 +53,7 @@ def _ordered_by(order: str) -> Any:
 
 
 def _by_order(seams: Seams) -> list[Patch]:
-    parse, result_sql = machine_module.parse_results, answers_module.result_sql
+    parse, result_sql = answers_module.parse_results, answers_module.result_sql
     token = ""
 
     def parsed(*args: Any, tokens: Sequence[str], **more: Any) -> Any:
@@ -65,16 +65,16 @@ def _by_order(seams: Seams) -> list[Patch]:
         numbered = f"'{token}-' || (row_number() OVER () - 1)"
         return f"SELECT * REPLACE ({numbered} AS custom_id) FROM ({result_sql(spec)})"
 
-    return [(machine_module, "parse_results", parsed), (answers_module, "result_sql", counted)]
+    return [(answers_module, "parse_results", parsed), (answers_module, "result_sql", counted)]
 
 
 def _any_token(seams: Seams) -> list[Patch]:
-    parse = machine_module.parse_results
+    parse = answers_module.parse_results
 
     def parsed(*args: Any, tokens: Sequence[str], **more: Any) -> Any:
         return parse(*args, tokens=["[0-9a-f]+"], **more)
 
-    return [(machine_module, "parse_results", parsed)]
+    return [(answers_module, "parse_results", parsed)]
 
 
 def _partial_dropped(seams: Seams) -> list[Patch]:

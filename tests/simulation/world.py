@@ -26,6 +26,7 @@ from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 
+from ..resources.world import a_plan
 from .faults import CALM, Setting
 from .hub import Died, Hub, Worker
 from .network import Network
@@ -96,24 +97,7 @@ class World:
         prompts = [prompt_of(key) for key in keys]
         table = pa.table({"key": keys, "prompt": prompts, "bytes": [200] * len(keys)})
         pq.write_table(table, path)  # pyright: ignore[reportUnknownMemberType]
-        plan = Plan(
-            id=PlanId(name),
-            state=PlanState.OPEN,
-            asset=name,
-            partitions=(),
-            task=SPEC.task,
-            llm="llm",
-            spec="{}",
-            code_version="v",
-            inputs={},
-            origin="run",
-            run="run",
-            location="here",
-            backfill=None,
-            rows=len(keys),
-            keys=len(keys),
-            created_at=self.hub.now(),
-        )
+        plan = a_plan(name, SPEC.task, asset=name, rows=len(keys), keys=len(keys), created_at=self.hub.now())
         self.ledger.plans.open(plan, Origin("run", (), {}))
         self.ledger.plans.let_go(plan.id, "run")
         self.wanted[name] = keys
