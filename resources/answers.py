@@ -12,9 +12,10 @@ import duckdb
 from .duck import connect, literal, parquet, rows, write_parquet
 from .errors import StorageError
 from .home import Home
-from .ledger import AnswersFile, Attempt, Ledger, Snapshot
+from .ledger import AnswersFile, Attempt, Incident, Ledger, Snapshot
 from .providers.wire import result_sql
 from .request import RequestSpec
+from .result_lines import read_results
 
 COLUMNS = (
     "key VARCHAR, outcome VARCHAR, answer VARCHAR, vector FLOAT[], reason VARCHAR, "
@@ -27,8 +28,6 @@ MAX_TRIES = 3
 MAX_UNRUN = 5
 """Batches that ended before a key's turn; nothing was paid for it, but it can't go on for ever."""
 
-_MAX_LINE_BYTES = 256 * 1024 * 1024
-
 
 @dataclass(frozen=True)
 class Parsed:
@@ -38,11 +37,30 @@ class Parsed:
         file: The answers file; its outcomes add up to the rows of the manifest.
         lines: Result lines that could be read.
         unknown: Result lines whose custom_id is none of ours.
+        unreadable: Result lines that couldn't be read as they are; some of them told their row nevertheless.
     """
 
     file: AnswersFile
     lines: int
     unknown: int
+    unreadable: int
+
+    def incidents(self, batch: str, folder: Path) -> list[Incident]:
+        """What a person should know of a batch whose result files are kept in `folder`."""
+        found: list[Incident] = []
+        if self.unknown:
+            said = (
+                f"{self.unknown} of {self.lines} results of batch {batch} carry ids that were never sent; they were "
+                f"left out. The files are kept in {folder}."
+            )
+            found.append(Incident("unknown rows", batch, said))
+        if self.unreadable:
+            said = (
+                f"{self.unreadable} lines in the result files of batch {batch} can't be read. A row that can still be "
+                f"told has its answer or its reason; the others are missing. The files are kept in {folder}."
+            )
+            found.append(Incident("unreadable lines", batch, said))
+        return found
 
 
 def parse_results(
@@ -67,16 +85,12 @@ def parse_results(
         absent: The outcome of a row that no file speaks of; None leaves it out.
     """
     engine = connect()
-    engine.execute(f"CREATE TEMP VIEW lines AS {_lines(results)}")
     ours = literal(f"^(?:{'|'.join(tokens)})-(0|[1-9][0-9]{{0,17}})$")
-    engine.execute(f"""
-        CREATE TEMP TABLE result AS
-        SELECT *, row_number() OVER () AS n, TRY_CAST(regexp_extract(custom_id, {ours}, 1) AS BIGINT) AS row,
-        FROM ({result_sql(spec)})
-    """)
+    row = f"TRY_CAST(regexp_extract(custom_id, {ours}, 1) AS BIGINT)"
+    unreadable = read_results(engine, results, f"SELECT *, {row} AS row FROM ({result_sql(spec)})")
     engine.execute(f"CREATE TEMP VIEW manifest AS FROM {parquet([manifest], MANIFEST_COLUMNS)}")
     write_parquet(engine, _matched(absent), target)
-    return _summary(engine, name, target)
+    return _summary(engine, name, target, unreadable)
 
 
 def parse_attempt(
@@ -106,17 +120,6 @@ def answers_of(home: Home, snapshot: Snapshot) -> tuple[list[Path], list[Path]]:
     return list(files.values()), [path for name, path in files.items() if name in snapshot.forgiven]
 
 
-def _lines(results: Sequence[Path]) -> str:
-    filled = [path for path in results if path.stat().st_size > 0]
-    if not filled:
-        return "SELECT NULL::JSON AS line WHERE false"
-    listed = ", ".join(literal(str(path)) for path in filled)
-    return (
-        f"SELECT json AS line FROM read_ndjson_objects([{listed}], ignore_errors=true, "
-        f"maximum_object_size={_MAX_LINE_BYTES}) WHERE json IS NOT NULL"
-    )
-
-
 def _matched(absent: Literal["missing", "expired"] | None) -> str:
     reasons = {
         "missing": "the provider returned nothing for this row",
@@ -129,9 +132,9 @@ def _matched(absent: Literal["missing", "expired"] | None) -> str:
             answer,
             vector,
             CASE WHEN outcome IS NULL THEN {literal(reasons.get(absent or "", ""))} ELSE reason END AS reason,
-            coalesce(input_tokens, 0) AS input_tokens,
-            coalesce(cached_tokens, 0) AS cached_tokens,
-            coalesce(output_tokens, 0) AS output_tokens,
+            input_tokens,
+            cached_tokens,
+            output_tokens,
         FROM manifest {"LEFT" if absent else "INNER"} JOIN (
             FROM result WHERE row IS NOT NULL
             QUALIFY row_number() OVER (PARTITION BY row ORDER BY outcome <> 'ok', n) = 1
@@ -139,16 +142,17 @@ def _matched(absent: Literal["missing", "expired"] | None) -> str:
     """
 
 
-def _summary(engine: duckdb.DuckDBPyConnection, name: str, target: Path) -> Parsed:
+def _summary(engine: duckdb.DuckDBPyConnection, name: str, target: Path, unreadable: int) -> Parsed:
     outcomes = rows(engine, f"SELECT outcome, count(*) FROM {parquet([target], COLUMNS)} GROUP BY outcome")
-    lines, unknown, paid_in, paid_out = rows(
+    lines, unknown, unmetered, paid_in, paid_out = rows(
         engine,
-        """SELECT count(*), count(*) FILTER (manifest.row IS NULL),
+        """SELECT count(custom_id), count(*) FILTER (custom_id IS NOT NULL AND manifest.row IS NULL),
+            count(*) FILTER (unmetered AND manifest.row IS NOT NULL),
             coalesce(sum(input_tokens), 0)::BIGINT, coalesce(sum(output_tokens), 0)::BIGINT
         FROM result LEFT JOIN manifest ON manifest.row = result.row""",
     )[0]
-    file = AnswersFile(name, dict(outcomes), int(paid_in), int(paid_out))
-    return Parsed(file, int(lines), int(unknown))
+    file = AnswersFile(name, dict(outcomes), int(paid_in), int(paid_out), int(unmetered))
+    return Parsed(file, int(lines), int(unknown), unreadable)
 
 
 def unanswered_sql(

@@ -337,13 +337,8 @@ class BatchMachine:
         except StaleFenceError:
             target.unlink()
             raise
-        if parsed.unknown:
-            self._attempts.incident(
-                "unknown rows",
-                batches[0].id,
-                f"{parsed.unknown} of {parsed.lines} results of batch {batches[0].id} carry ids that were never sent; "
-                f"they were left out. The files are kept in {self.home.results(attempt.id, 0).parent}.",
-            )
+        for incident in parsed.incidents(batches[0].id, self.home.results(attempt.id, 0).parent):
+            self._attempts.incident(incident.kind, incident.subject, incident.message)
 
     # ---- any state ---------------------------------------------------------------------------------------------------
 

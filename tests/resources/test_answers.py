@@ -17,6 +17,7 @@ from dagster_batch_llm.resources.answers import (
     unanswered_sql,
 )
 from dagster_batch_llm.resources.duck import connect, literal, parquet, rows
+from dagster_batch_llm.resources.operations.advice import ADVICE
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -94,14 +95,29 @@ CASES: list[tuple[str, RequestSpec, str | bytes, str, str]] = [
     ("no status", TEXT, line("aa01-0", status_code=None), "errored", "neither"),
     ("response null", TEXT, '{"custom_id": "aa01-0", "response": null, "error": null}', "errored", "neither"),
     ("no response", TEXT, '{"custom_id": "aa01-0"}', "errored", "neither"),
-    ("body is text", TEXT, line("aa01-0", body="<html>"), "invalid", "empty"),
+    ("body is text", TEXT, line("aa01-0", body="<html>\n<h1>Bad gateway"), "invalid", "sent <html> <h1>Bad gateway"),
+    ("an error page", TEXT, line("aa01-0", status_code=502, body="<html>\n"), "errored", "status 502: <html>"),
+    ("no error, but words", TEXT, line("aa01-0", status_code=404, body={"detail": "Not Found"}), "errored", "Not Found"),
     ("body null", TEXT, line("aa01-0", body=None), "invalid", "empty"),
-    ("body is a list", TEXT, line("aa01-0", body=[1]), "invalid", "empty"),
-    ("choices empty", TEXT, line("aa01-0", body={"choices": []}), "invalid", "empty"),
-    ("choices null", TEXT, line("aa01-0", body={"choices": None}), "invalid", "empty"),
+    ("body is a list", TEXT, line("aa01-0", body=[1]), "invalid", "sent [1]"),
+    ("choices empty", TEXT, line("aa01-0", body={"choices": []}), "invalid", 'sent {"choices":[]}'),
+    ("choices null", TEXT, line("aa01-0", body={"choices": None}), "invalid", 'sent {"choices":null}'),
     ("content null", TEXT, said(None), "invalid", "empty"),
     ("garbled", TEXT, '{"custom_id": "aa01-0", "respo', "missing", "nothing"),
-    ("garbage bytes", TEXT, b'{"custom_id": "aa01-0", "\xff\xfe": 1}', "missing", "nothing"),
+    ("content in parts", LABELS, said([{"type": "text", "text": '{"label": '}, {"text": '"good"}'}]), "ok", ""),
+    ("content in parts without text", TEXT, said([{"type": "audio"}]), "invalid", "empty"),
+    ("a tool call", TEXT, said(None, tool_calls=[{"id": "1"}]), "invalid", "called a tool"),
+    ("several choices", TEXT, line("aa01-0", body={"choices": [{"message": {"content": "x"}}] * 3}), "ok", ""),
+    ("garbage bytes", TEXT, b'{"custom_id": "aa01-0", "\xff\xfe": 1}', "errored", "neither"),
+    ("bytes that are no text", TEXT, said("x").replace("x", "%").encode().replace(b"%", b"\xff"), "invalid", "no text"),
+    ("half a surrogate pair", TEXT, said("x\ud83d"), "invalid", "no text"),
+    ("a refused row with half a pair", TEXT, said(None, refusal="\udc00 no"), "refused", "no"),
+    ("a vector beside half a pair", VECTOR, embedded([1, 2])[:-1] + ', "x": "\\ud800"}', "invalid", "no text"),
+    ("a pair of surrogates", TEXT, said("\U0001f600"), "ok", ""),
+    ("NUL in the answer", TEXT, said("a\x00b"), "ok", ""),
+    ("a control character as it is", TEXT, said("x").replace("x", "a\x01\tb"), "ok", ""),
+    ("a byte order mark", TEXT, "\ufeff" + said("x"), "ok", ""),
+    ("too deep for us", TEXT, '{"custom_id": "aa01-0", "x": "\x01", "y": ' + "[" * 99999 + "]" * 99999 + "}", "missing", ""),
     ("a number", TEXT, "5", "missing", "nothing"),
     ("null", TEXT, "null", "missing", "nothing"),
     ("blank", TEXT, "", "missing", "nothing"),
@@ -184,11 +200,46 @@ def test_lines_of_strangers_are_counted_and_left_out(tmp_path: Path) -> None:
     assert (parsed.lines, parsed.unknown) == (3, 2)
 
 
+def test_lines_that_can_not_be_read_are_counted_and_told(tmp_path: Path) -> None:
+    broken = [b"\x00", '{"custom_id": "aa01-1', "<html>", "5", said("x\ud800"), "", "  ", line(None)]
+    parsed = parse(tmp_path, [said("x", 1), *broken, said("y", 2, token="cc03")])
+    assert (parsed.lines, parsed.unknown, parsed.unreadable) == (3, 1, 6)
+    assert [(one.kind, one.subject) for one in parsed.incidents("b", tmp_path)] == [
+        ("unknown rows", "b"),
+        ("unreadable lines", "b"),
+    ]
+    assert all(one.kind in ADVICE and str(tmp_path) in one.message for one in parsed.incidents("b", tmp_path))
+    assert parse(tmp_path, [said("x")]).incidents("b", tmp_path) == []
+
+
+def test_what_a_mended_line_says_is_kept_as_it_was(tmp_path: Path) -> None:
+    parse(tmp_path, [said("%").replace("%", "tab\there\x01"), said("nul\x00", 1), said("half \ud83d", 2)])
+    found = rows(connect(), f"SELECT key, answer FROM {parquet([tmp_path / 'a.parquet'], '')}")
+    assert dict(found) == {"k0": "tab\there\x01", "k1": "nul\x00", "k2": "half \ufffd"}
+
+
+def test_a_line_beyond_the_limit_is_one_line_that_can_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dagster_batch_llm.resources.result_lines._MAX_LINE_BYTES", 1 << 24)
+    parsed = parse(tmp_path, [said("x"), said("long" * (9 << 20), 1), said("y", 2)])
+    assert (parsed.file.outcomes, parsed.unreadable) == ({"ok": 2, "missing": 1}, 1)
+
+
 def test_tokens_are_summed_and_nonsense_is_not(tmp_path: Path) -> None:
     odd = '{"custom_id": "aa01-1", "response": {"status_code": 200, "body": {"usage": {"prompt_tokens": %s}}}}'
     lines = [said("x"), *(odd % value for value in ("-5", '"many"', "9223372036854775807", "1e30", "null", "[1]"))]
     parsed = parse(tmp_path, lines)
     assert (parsed.file.input_tokens, parsed.file.output_tokens) == (5, 2)
+    assert parsed.file.unmetered == 6
+    found = rows(connect(), f"SELECT key, input_tokens FROM {parquet([tmp_path / 'a.parquet'], '')}")
+    assert dict(found) == {"k0": 5, "k1": None, "k2": None}
+
+
+def test_a_row_that_was_not_answered_needs_no_tokens_and_a_vector_none_for_its_answer(tmp_path: Path) -> None:
+    failed = [line("aa01-0", status_code=500), line("aa01-1", error={"code": "batch_expired"}), said("x", token="cc03")]
+    assert parse(tmp_path, failed).file.unmetered == 0
+    assert parse(tmp_path, [embedded([1, 2]), line("aa01-1", body={})], VECTOR).file.unmetered == 1
 
 
 def test_no_results_at_all_are_missing_rows(tmp_path: Path) -> None:
