@@ -27,6 +27,8 @@ MAX_TRIES = 3
 """Answers that came back unusable this often make a key final; it then becomes an error row."""
 MAX_UNRUN = 5
 """Batches that ended before a key's turn; nothing was paid for it, but it can't go on for ever."""
+_MAX_DOUBLINGS = 6
+"""Of an output limit: tries and retries may be many, and no model writes that much."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def parse_attempt(
     """`parse_results` for a ledger's attempt: all its sends may speak in the files."""
     home = Home(ledger.home)
     return parse_results(
-        ledger.looks.spec(attempt.task),
+        ledger.looks.spec(attempt.task).enlarged(attempt.limit_factor),
         results,
         manifest=home.manifest(attempt.manifest),
         tokens=[send.token for send in ledger.attempts.sends(attempt.id)],
@@ -156,24 +158,42 @@ def _summary(engine: duckdb.DuckDBPyConnection, name: str, target: Path, unreada
 
 
 def unanswered_sql(
-    keys: str, open_manifests: Sequence[Path], answers: Sequence[Path], forgiven: Sequence[Path] = ()
+    keys: str,
+    open_manifests: Sequence[Path],
+    answers: Sequence[Path],
+    forgiven: Sequence[Path] = (),
+    *,
+    limited: bool = False,
 ) -> str:
-    """SQL for the keys of relation ``keys`` that are neither open, nor answered, nor given up."""
+    """SQL for the keys of relation ``keys`` that are neither open, nor answered, nor given up.
+
+    Args:
+        keys: Has a column ``key``.
+        open_manifests: Of attempts that are under way.
+        answers: The task's answers files.
+        forgiven: Those of them whose failures don't count.
+        limited: Whether the task limits its answers. A column ``limit_factor`` says then how much larger the limit
+            has to be; where only the model's own end cut an answer off, asking again would cut it off again.
+    """
+    cut_off = f"SELECT key, count(*) AS times FROM {parquet(answers, COLUMNS)} WHERE outcome = 'truncated' GROUP BY key"
+    factor = f"1::BIGINT << least(coalesce(cut_off.times, 0), {_MAX_DOUBLINGS})" if limited else "1::BIGINT"
     return f"""
-        SELECT {keys}.* FROM {keys}
-        ANTI JOIN ({_final_sql(answers, forgiven)}) AS final ON final.key = {keys}.key
+        SELECT {keys}.*, {factor} AS limit_factor FROM {keys}
+        ANTI JOIN ({_final_sql(answers, forgiven, limited)}) AS final ON final.key = {keys}.key
         ANTI JOIN (SELECT key FROM {parquet(open_manifests, MANIFEST_COLUMNS)}) AS open ON open.key = {keys}.key
+        {f"LEFT JOIN ({cut_off}) AS cut_off ON cut_off.key = {keys}.key" if limited else ""}
     """
 
 
-def given_up_sql(answers: Sequence[Path], forgiven: Sequence[Path] = ()) -> str:
+def given_up_sql(answers: Sequence[Path], forgiven: Sequence[Path] = (), *, limited: bool = False) -> str:
     """SQL for the keys that won't be asked again although they have no answer: refused, or failed too often."""
-    return f"SELECT key FROM ({_final_sql(answers, forgiven)}) WHERE NOT answered"
+    return f"SELECT key FROM ({_final_sql(answers, forgiven, limited)}) WHERE NOT answered"
 
 
-def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path]) -> str:
+def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], limited: bool) -> str:
     """Keys that aren't asked again; of the files that are `forgiven`, all of them in `answers`, only answers count."""
     counted = parquet([path for path in answers if path not in set(forgiven)], COLUMNS)
+    at_once = "'ok', 'refused'" if limited else "'ok', 'refused', 'truncated'"
     return f"""
         SELECT key, bool_or(outcome = 'ok') AS answered
         FROM (
@@ -181,19 +201,19 @@ def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path]) -> str:
             UNION ALL SELECT key, outcome FROM {parquet(forgiven, COLUMNS)} WHERE outcome = 'ok'
         )
         GROUP BY key HAVING
-            bool_or(outcome IN ('ok', 'refused'))
+            bool_or(outcome IN ({at_once}))
             OR count(*) FILTER (outcome <> 'expired') >= {MAX_TRIES}
             OR count(*) >= {MAX_UNRUN}
     """
 
 
 def best_sql(answers: Sequence[Path]) -> str:
-    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last."""
+    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last; and its tries."""
     listed = ", ".join(f"({number}, {literal(str(path))})" for number, path in enumerate(answers))
     if not listed:
-        return f"SELECT * FROM {parquet([], COLUMNS)}"
+        return f"SELECT *, NULL::BIGINT AS tries FROM {parquet([], COLUMNS)}"
     return f"""
-        SELECT found.* EXCLUDE (filename)
+        SELECT found.* EXCLUDE (filename), count(*) OVER (PARTITION BY key) AS tries
         FROM read_parquet([{", ".join(literal(str(path)) for path in answers)}], filename=true) AS found
         JOIN (VALUES {listed}) AS file(n, path) ON file.path = found.filename
         QUALIFY row_number() OVER (
@@ -202,7 +222,7 @@ def best_sql(answers: Sequence[Path]) -> str:
     """
 
 
-def readable(error: duckdb.Error, folder: Path) -> StorageError:
+def readable(error: duckdb.Error | OSError, folder: Path) -> StorageError:
     """A named file that can't be read stops everything: it never means that there are no answers."""
     return StorageError(
         f"A file of a plan, its manifests or answers under {folder} can't be read ({error}). Put it back from a "

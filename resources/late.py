@@ -121,7 +121,7 @@ class LateArrivals:
         paths = self._provider.fetch(batch, folder)
         try:
             parsed = parse_attempt(self._ledger, attempt, paths, name=name, absent=None)
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:
             raise readable(error, home.folder) from error
         self._attempts.index_late(attempt, parsed.file)
         for incident in parsed.incidents(batch.id, folder):

@@ -109,7 +109,7 @@ class OpenAIShape:
             path = folder / f"{digest(file_id)}.jsonl"
             self._http.download(f"/files/{file_id}/content", path)
             if not _ends_whole(path):
-                path.unlink()
+                path.unlink(missing_ok=True)
                 raise AmbiguousError(
                     f"{self._profile.name}: result file {file_id} of batch {batch.id} came without its end. "
                     "It will be fetched again."
@@ -210,6 +210,8 @@ def _count(value: object) -> int:
 
 def _ends_whole(path: Path) -> bool:
     """Whether the last line is ended, or at least whole: not every server ends it."""
+    if not path.exists():
+        return False  # another worker, which slept beyond its lease, found it cut short and removed it
     with path.open("rb") as stream:
         size = stream.seek(0, 2)
         if size == 0:

@@ -29,7 +29,7 @@ _REASON = f"""CASE
     WHEN outcome = 'ok' THEN NULL
     WHEN outcome = 'refused' AND status NOT IN {_FINAL}
         THEN coalesce(refusal, 'stopped by the provider''s content filter')
-    WHEN outcome = 'truncated' THEN 'the answer was cut off at the output limit'
+    WHEN outcome = 'truncated' THEN cut_off
     WHEN outcome = 'invalid' THEN invalid
     ELSE coalesce(said, 'the provider gave neither an answer nor a reason')
 END"""
@@ -42,14 +42,14 @@ END"""
 _BEGINNING = r"regexp_replace(left(body->>'$', 200), '\s+', ' ', 'g')"
 _STRANGE = f"'instead of an answer the provider sent ' || {_BEGINNING}"
 _NOTHING = f"""CASE
-    WHEN (body->'$.choices[0]') IS NULL AND json_type(body) <> 'NULL' THEN {_STRANGE}
+    WHEN (body->'$.choices') IS NULL AND json_type(body) <> 'NULL' THEN {_STRANGE}
     WHEN (body->'$.choices[0].message.tool_calls[0]') IS NOT NULL THEN 'the model called a tool instead of answering'
     ELSE 'the answer is empty'
 END"""
 _SAID = f"""CASE WHEN error IS NOT NULL OR status IS NULL OR status NOT BETWEEN 200 AND 299 THEN nullif(concat_ws(
     ': ', coalesce(code, 'status ' || status), coalesce(words, CASE WHEN body::VARCHAR <> '{{}}' THEN {_BEGINNING} END)
 ), '') END"""
-"""What was said of a row that failed: the provider's error, else the beginning of what it sent, such as a proxy's page."""
+"""What was said of a row that failed: the provider's error, else the beginning of what it sent, such as a web page."""
 
 
 def request_body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
@@ -133,6 +133,7 @@ def result_sql(spec: RequestSpec) -> str:
             FROM parsed
         ), judged AS (
             SELECT *,
+                {literal(_cut_off(spec))} AS cut_off,
                 {_SAID} AS said,
                 {_invalid_sql(spec)} AS invalid,
                 {_OUTCOME} AS outcome,
@@ -151,6 +152,11 @@ def result_sql(spec: RequestSpec) -> str:
                 AND (input_tokens IS NULL{"" if embedding else " OR output_tokens IS NULL"}) AS unmetered,
         FROM judged
     """
+
+
+def _cut_off(spec: RequestSpec) -> str:
+    limit = f"the output limit of {spec.limit} tokens" if spec.limit else "the model's own output limit"
+    return f"the answer was cut off at {limit}"
 
 
 def _error_sql(error: str) -> str:

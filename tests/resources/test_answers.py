@@ -97,11 +97,18 @@ CASES: list[tuple[str, RequestSpec, str | bytes, str, str]] = [
     ("no response", TEXT, '{"custom_id": "aa01-0"}', "errored", "neither"),
     ("body is text", TEXT, line("aa01-0", body="<html>\n<h1>Bad gateway"), "invalid", "sent <html> <h1>Bad gateway"),
     ("an error page", TEXT, line("aa01-0", status_code=502, body="<html>\n"), "errored", "status 502: <html>"),
-    ("no error, but words", TEXT, line("aa01-0", status_code=404, body={"detail": "Not Found"}), "errored", "Not Found"),
+    (
+        "no error, but words",
+        TEXT,
+        line("aa01-0", status_code=404, body={"detail": "Not Found"}),
+        "errored",
+        "Not Found",
+    ),
     ("body null", TEXT, line("aa01-0", body=None), "invalid", "empty"),
     ("body is a list", TEXT, line("aa01-0", body=[1]), "invalid", "sent [1]"),
-    ("choices empty", TEXT, line("aa01-0", body={"choices": []}), "invalid", 'sent {"choices":[]}'),
-    ("choices null", TEXT, line("aa01-0", body={"choices": None}), "invalid", 'sent {"choices":null}'),
+    ("choices empty", TEXT, line("aa01-0", body={"choices": []}), "invalid", "empty"),
+    ("no choices", TEXT, line("aa01-0", body={"choice": 1}), "invalid", 'sent {"choice":1}'),
+    ("choices null", TEXT, line("aa01-0", body={"choices": None}), "invalid", "empty"),
     ("content null", TEXT, said(None), "invalid", "empty"),
     ("garbled", TEXT, '{"custom_id": "aa01-0", "respo', "missing", "nothing"),
     ("content in parts", LABELS, said([{"type": "text", "text": '{"label": '}, {"text": '"good"}'}]), "ok", ""),
@@ -117,7 +124,13 @@ CASES: list[tuple[str, RequestSpec, str | bytes, str, str]] = [
     ("NUL in the answer", TEXT, said("a\x00b"), "ok", ""),
     ("a control character as it is", TEXT, said("x").replace("x", "a\x01\tb"), "ok", ""),
     ("a byte order mark", TEXT, "\ufeff" + said("x"), "ok", ""),
-    ("too deep for us", TEXT, '{"custom_id": "aa01-0", "x": "\x01", "y": ' + "[" * 99999 + "]" * 99999 + "}", "missing", ""),
+    (
+        "too deep for us",
+        TEXT,
+        '{"custom_id": "aa01-0", "x": "\x01", "y": ' + "[" * 99999 + "]" * 99999 + "}",
+        "missing",
+        "",
+    ),
     ("a number", TEXT, "5", "missing", "nothing"),
     ("null", TEXT, "null", "missing", "nothing"),
     ("blank", TEXT, "", "missing", "nothing"),
@@ -324,7 +337,7 @@ def _unanswered(folder: Path, files: Sequence[Sequence[tuple[str, str]]], opened
     manifests = [write_columns(folder / "open.parquet", row=range(len(opened)), key=opened)] if opened else []
     engine = connect()
     engine.execute("CREATE TABLE request AS SELECT unnest(['k0', 'k1', 'k2']) AS key")
-    return {key for (key,) in rows(engine, unanswered_sql("request", manifests, answers))}
+    return {key for (key,) in rows(engine, f"SELECT key FROM ({unanswered_sql('request', manifests, answers)})")}
 
 
 def _answers(folder: Path, number: int, pairs: Sequence[tuple[str, str]]) -> Path:
@@ -347,6 +360,16 @@ def test_a_refusal_is_final_and_other_failures_are_tried_a_few_times(tmp_path: P
     assert _unanswered(tmp_path, failed * (MAX_TRIES - 1)) == {"k1", "k2"}
     assert _unanswered(tmp_path, failed * MAX_TRIES) == {"k2"}
     assert _unanswered(tmp_path, failed * MAX_UNRUN) == set()
+
+
+@pytest.mark.parametrize(("limited", "asked"), [(True, {"k0": 1, "k1": 4, "k2": 2}), (False, {"k0": 1})])
+def test_a_larger_limit_is_tried_where_there_is_one(tmp_path: Path, limited: bool, asked: dict[str, int]) -> None:
+    tries = [[("k1", "truncated"), ("k2", "truncated")], [("k0", "invalid"), ("k1", "truncated"), ("k2", "errored")]]
+    files = [_answers(tmp_path, number, pairs) for number, pairs in enumerate(tries)]
+    engine = connect()
+    engine.execute("CREATE TABLE request AS SELECT unnest(['k0', 'k1', 'k2']) AS key")
+    query = unanswered_sql("request", [], files, limited=limited)
+    assert dict(rows(engine, f"SELECT key, limit_factor FROM ({query})")) == asked
 
 
 def test_the_best_answer_is_an_ok_one_and_else_the_last(tmp_path: Path) -> None:
