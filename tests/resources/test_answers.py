@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -287,26 +288,20 @@ def test_an_answer_column_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert (found["k0"][0], found["k1"][0]) == ("ok", "invalid")
 
 
-GOOD = said('{"label": "good"}')
+# ---- anything may come back; `make fuzz` tries more of it ----
 
-
-@st.composite
-def broken_lines(draw: st.DrawFn) -> bytes:
-    """A good line with anything done to it: cut, spliced, or with any value in any place."""
-    raw = bytearray(GOOD.replace("aa01-0", f"aa01-{draw(st.integers(0, 3))}").encode())
-    if draw(st.booleans()):
-        value = draw(_JSON)
-        place = draw(st.sampled_from(["custom_id", "response", "status_code", "body", "choices", "message", "content"]))
-        return json.dumps(_put(json.loads(raw), place, value)).encode()
-    for _ in range(draw(st.integers(0, 3))):
-        start = draw(st.integers(0, len(raw)))
-        end = draw(st.integers(start, min(start + 5, len(raw))))
-        raw[start:end] = draw(st.binary(max_size=5))
-    return bytes(raw).replace(b"\n", b" ")
-
-
+EXAMPLES = int(os.environ.get("BATCH_LLM_FUZZ", "60"))
+GOOD = [
+    said('{"label": "good"}', refusal=None, tool_calls=None),
+    embedded([0.5, 1]),
+    line("aa01-0", error={"code": "boom", "message": "it broke", "type": "t"}),
+]
+PLACES = (
+    *("custom_id", "response", "status_code", "body", "error", "code", "message", "choices", "content", "refusal"),
+    *("tool_calls", "finish_reason", "usage", "prompt_tokens", "completion_tokens", "data", "embedding"),
+)
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud800"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
@@ -319,14 +314,36 @@ def _put(tree: object, place: str, value: object) -> object:
     return [_put(item, place, value) for item in cast("list[object]", tree)] if isinstance(tree, list) else tree
 
 
-@settings(max_examples=60, deadline=None)
-@given(lines=st.lists(broken_lines(), max_size=6), spec=st.sampled_from([TEXT, LABELS, VECTOR]))
+@st.composite
+def result_files(draw: st.DrawFn) -> bytes:
+    """Good lines with any value in any place, repeated and in any order; then bytes of the file are spliced."""
+    lines: list[bytes] = []
+    for _ in range(draw(st.integers(1, 5))):
+        tree: object = json.loads(draw(st.sampled_from(GOOD)).replace("aa01-0", f"aa01-{draw(st.integers(0, 3))}"))
+        for place in draw(st.lists(st.sampled_from(PLACES), max_size=2)):
+            tree = _put(tree, place, draw(_JSON))
+        lines += [json.dumps(tree, ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")] * draw(
+            st.integers(1, 2)
+        )
+    raw = bytearray(b"\n".join(draw(st.permutations(lines))) + b"\n")
+    for _ in range(draw(st.integers(0, 3))):
+        start = draw(st.integers(0, len(raw)))
+        end = draw(st.integers(start, min(start + 5, len(raw))))
+        raw[start:end] = draw(st.binary(max_size=5))
+    return bytes(raw[: draw(st.integers(0, len(raw)))] if draw(st.booleans()) else raw)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(raw=result_files(), spec=st.sampled_from([TEXT, LABELS, VECTOR]))
 def test_whatever_comes_back_the_sums_add_up(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], spec: RequestSpec
+    tmp_path_factory: pytest.TempPathFactory, raw: bytes, spec: RequestSpec
 ) -> None:
     folder = tmp_path_factory.mktemp("mutated")
-    parse(folder, lines, spec)
+    parsed = parse(folder, [raw], spec)
     outcomes(folder)
+    assert 0 <= parsed.unknown <= parsed.lines
+    assert parsed.unreadable >= 0
+    assert min(parsed.file.input_tokens, parsed.file.output_tokens, parsed.file.unmetered) >= 0
 
 
 # ---- what is still to be asked ----
