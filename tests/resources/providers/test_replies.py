@@ -51,8 +51,7 @@ def batches(draw: st.DrawFn) -> dict[str, Any]:
 
 
 BODIES = _JSON | batches() | st.builds(lambda data: {"data": data, "has_more": False}, st.lists(batches(), max_size=3))
-REPLIES = st.builds(
-    lambda status, content, headers: httpx.Response(status, content=content, headers=headers),
+REPLIES = st.tuples(
     st.sampled_from([200, 201, 204, 301, 400, 401, 404, 409, 429, 500, 503]),
     BODIES.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=40),
     st.dictionaries(
@@ -73,18 +72,18 @@ def well_formed(batch: Batch) -> None:
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(reply=REPLIES)
-@example(reply=httpx.Response(200, json={"data": [{**BATCH, "input_file_id": ["file-1"]}], "has_more": False}))
-@example(reply=httpx.Response(200, json={**BATCH, "request_counts": {"total": 10**30}, "expires_at": 1e300}))
-@example(reply=httpx.Response(200, content=json.dumps({**BATCH, "id": "\ud800", "errors": {"data": ["\udc00"]}})))
+@example(reply=(200, json.dumps({"data": [{**BATCH, "input_file_id": ["file-1"]}], "has_more": False}).encode(), {}))
+@example(reply=(200, json.dumps({**BATCH, "request_counts": {"total": 10**30}, "expires_at": 1e300}).encode(), {}))
+@example(reply=(200, json.dumps({**BATCH, "id": "\ud800", "errors": {"data": ["\udc00"]}}).encode(), {}))
 def test_a_reply_is_understood_or_a_provider_error(
-    tmp_path_factory: pytest.TempPathFactory, reply: httpx.Response
+    tmp_path_factory: pytest.TempPathFactory, reply: tuple[int, bytes, dict[str, str]]
 ) -> None:
     folder = tmp_path_factory.mktemp("replies")
     (folder / "requests.jsonl").write_text("{}\n")
-    clock = FakeClock()
+    clock, (status, content, headers) = FakeClock(), reply
 
     def answer(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(reply.status_code, content=reply.content, headers=reply.headers)
+        return httpx.Response(status, stream=httpx.ByteStream(content), headers=headers)
 
     http = HttpClient(
         name="openai", base_url="https://fake.test/v1", api_key="sk-test", clock=clock, attempts=1,
