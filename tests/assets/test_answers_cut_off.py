@@ -1,14 +1,18 @@
-"""Answers that were cut off, and what an error row says of them and of what they cost."""
+"""Answers that were cut off, what an error row says of them, and what a run says of a provider that refuses."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import pytest
+from dagster_batch_llm.resources.errors import RefusedError
 from dagster_batch_llm.resources.operations import ask_again, given_up
+from dagster_batch_llm.resources.providers.protocol import Batch
 
 from .conftest import House
-from .fake_provider import Rule, answered, by_first_label, prompt_of
+from .fake_provider import FakeProvider, Rule, answered, by_first_label, prompt_of
 from .test_body import moods, reviews
 
 
@@ -90,3 +94,20 @@ def test_tokens_that_the_provider_does_not_say_are_unknown_and_not_nought(house:
     metadata = house.done(reviews("d"), moods())
     assert "batch_llm/input_tokens" not in metadata
     assert metadata["batch_llm/rows_without_tokens"] == 1
+
+
+def test_a_key_that_is_revoked_while_a_batch_is_out_is_said_once_by_the_run(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, refusals = FakeProvider.fetch, ["revoked", "revoked", "closed"]
+
+    def refused(self: Any, batch: Batch, folder: Path) -> list[Path]:
+        if refusals:
+            raise RefusedError(f"fake: 401, {refusals.pop(0)}.", status=401, retry_after=0.0)
+        return fetch(self, batch, folder)
+
+    monkeypatch.setattr(FakeProvider, "fetch", refused)
+    result = house.run(reviews("a"), moods())
+    assert result.success
+    logged = [entry.user_message for entry in house.instance.all_logs(result.run_id) if "401" in entry.user_message]
+    assert logged == [f"fake: 401, {why}. It will be tried again." for why in ("revoked", "closed")]
