@@ -12,6 +12,7 @@ from urllib.parse import quote
 from ..clock import Clock, SystemClock
 from ..errors import AmbiguousError, RefusedError
 from ..file_names import digest
+from ..visible import visible
 from .http import HttpClient
 from .profile import Profile
 from .protocol import Batch, Listing, Phase, Problem
@@ -169,7 +170,7 @@ def _reaches_past(batches: Sequence[Batch], oldest: float) -> bool:
 
 def _problem(body: object) -> Problem:
     fields = _mapping(body) or {"message": body}
-    return Problem(str(fields.get("code")), str(fields.get("message")), _count(fields.get("line")) or None)
+    return Problem(visible(str(fields.get("code"))), str(fields.get("message")), _count(fields.get("line")) or None)
 
 
 def _id(body: Mapping[str, Any]) -> str:

@@ -50,10 +50,15 @@ def batches(draw: st.DrawFn) -> dict[str, Any]:
     return {**BATCH, **changed}
 
 
-BODIES = _JSON | batches() | st.builds(lambda data: {"data": data, "has_more": False}, st.lists(batches(), max_size=3))
+@st.composite
+def bodies(draw: st.DrawFn) -> bytes:
+    page = {"data": draw(st.lists(batches(), max_size=3)), "has_more": False}
+    return json.dumps(draw(st.sampled_from([page, page["data"], draw(batches()), draw(_JSON)]))).encode()
+
+
 REPLIES = st.tuples(
     st.sampled_from([200, 201, 204, 301, 400, 401, 404, 409, 429, 500, 503]),
-    BODIES.map(lambda body: json.dumps(body).encode()) | st.binary(max_size=40),
+    bodies() | st.binary(max_size=40),
     st.dictionaries(
         st.sampled_from(["date", "retry-after", "content-type", "content-encoding", "location", "x-incomplete"]),
         st.sampled_from(["", "x", "gzip", "-1", "nan", "1e9", "true", "text/html; charset=utf-99", "http://[x", "//"]),
