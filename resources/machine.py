@@ -27,12 +27,9 @@ CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
 _RECONCILE_SECONDS = 15.0
 _FILES_LATE_SECONDS = 60.0
-_GONE_SECONDS = 24 * 3600.0
-"""How long results may be nowhere to be found until nobody expects them any more."""
 _LONGEST_WAIT = 3600.0
-
-
-_GONE = (404, 410)
+_GONE, _GONE_SECONDS = (404, 410), 24 * 3600.0
+"""Results that are nowhere to be found for so long aren't expected any more."""
 
 
 class BatchMachine:
