@@ -53,7 +53,7 @@ def run(setting: Setting, seams: Seams, folder: Path, *, tracing: bool = False) 
     ) -> bool:
         done = insert(looks, task, fence, plan, attempts, waits_for)  # pyright: ignore[reportArgumentType]
         if done and attempts:
-            hub.say(f"{plan} takes {[a.id[-4:] for a in attempts]}, waits for {[w[-4:] for w in waits_for]}")
+            hub.say(f"{plan} takes {[a.id[-4:] for a in attempts]}, waits for {sorted(w[-4:] for w in waits_for)}")
             with hub.quietly():
                 check_overlap(world, attempts)
         return done
@@ -85,9 +85,9 @@ def run(setting: Setting, seams: Seams, folder: Path, *, tracing: bool = False) 
     )
 
 
-def replayed(setting: Setting) -> Result:
+def replayed(setting: Setting, *, quick: bool = True) -> Result:
     """One seed alone, with its trace."""
-    with home_folder() as folder, installed() as seams:
+    with home_folder() as folder, installed(quick=quick) as seams:
         return run(setting, seams, folder, tracing=True)
 
 
@@ -137,12 +137,14 @@ def several(settings: Sequence[Setting]) -> Total:
     gc.disable()  # a seed is small; its garbage is collected when it is over
     try:
         with home_folder() as folder, installed() as seams:
+            gc.freeze()  # what is here now stays
             for setting in settings:
                 total.add(run(setting, seams, folder))
-                if total.seeds % 10 == 0:
+                if total.seeds % 20 == 0:
                     gc.collect()
             total.transitions = seams.transitions
     finally:
+        gc.unfreeze()
         gc.enable()
     return total
 

@@ -7,7 +7,9 @@ import random
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import httpx
 from greenlet import GreenletExit, greenlet
 
 from .faults import CALM, LONGEST_STOP, Setting
@@ -46,6 +48,7 @@ class Hub:
         self.crashes = 0
         self.stops = 0
         self.worker: Worker | None = None
+        self.respond: Callable[..., Any] = httpx.Response
         self._time = 0.0
         self._tokens = 0
         self._order = 0

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 from dagster_batch_llm.resources.answers import MAX_TRIES, MAX_UNRUN
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import OPEN_ATTEMPTS, Attempt, AttemptState, PlanState, schema
@@ -16,15 +13,10 @@ from sqlalchemy import select
 from .world import World, prompt_of
 
 
-def read(path: Path, *columns: str) -> list[dict[str, Any]]:
-    """A small Parquet file's rows."""
-    return pq.read_table(path, columns=list(columns)).to_pylist()  # pyright: ignore[reportUnknownMemberType]
-
-
 def asked_in(world: World, manifest: str) -> list[str]:
     """An attempt's keys; its manifest never changes."""
     if manifest not in world.manifests:
-        world.manifests[manifest] = [row["key"] for row in read(Home(world.folder).manifest(manifest), "key")]
+        world.manifests[manifest] = [row["key"] for row in world.seams.read(Home(world.folder).manifest(manifest))]
     return world.manifests[manifest]
 
 
@@ -88,7 +80,7 @@ def _answers(world: World, broken: list[str]) -> tuple[dict[str, Counter[str]], 
     ]
     for name, attempt in named:
         row = world.ledger.attempts.find(schema.attempt.c.id == attempt)[0]
-        lines = read(home.answers(name), "key", "outcome", "answer")
+        lines = world.seams.read(home.answers(name))
         asked = asked_in(world, row.manifest)
         counted = next(a for a in world.ledger.attempts.answers([row.id]) if a.file == name).outcomes
         said = Counter(str(line["outcome"]) for line in lines)

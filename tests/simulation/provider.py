@@ -196,7 +196,7 @@ class Provider:
                 )
             case "GET", ["files", name, "content"]:
                 found = self.files.get(name)
-                return self._no(404, "no such file") if found is None else httpx.Response(200, content=found)
+                return self._no(404, "no such file") if found is None else self.hub.respond(200, content=found)
             case "POST", ["batches"]:
                 return self._create(json.loads(content))
             case "GET", ["batches"]:
@@ -216,6 +216,7 @@ class Provider:
             return self._no(404, "no such input file")
         lines = [json.loads(line) for line in self.files[name].splitlines()]
         asked = [(line["custom_id"], str(line["body"]["messages"][-1]["content"])) for line in lines]
+        asked.sort(key=lambda pair: (len(pair[0]), pair[0]))  # a file's order promises nothing
         job = self._job(name, body["metadata"], asked, ours=True)
         if self.doubling:
             self.doubled.update(prompt for _, prompt in asked)
@@ -290,7 +291,7 @@ class Provider:
 
     def _json(self, body: Json, status: int = 200) -> httpx.Response:
         date = formatdate(self.hub.now() + self.setting.skew, usegmt=True)
-        return httpx.Response(status, content=json.dumps(body).encode(), headers={"Date": date})
+        return self.hub.respond(status, content=json.dumps(body).encode(), headers={"date": date})
 
     def _no(self, status: int, message: str) -> httpx.Response:
         return self._json({"error": {"message": message, "code": "no"}}, status)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from dagster_batch_llm.assets.look import look, unfinished
+from dagster_batch_llm.assets import look as look_module
 from dagster_batch_llm.resources.errors import ProviderError, RefusedError, StorageError
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import (
@@ -27,6 +25,7 @@ from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from ..resources.world import a_plan
+from . import quick_http
 from .faults import CALM, Setting
 from .hub import Died, Hub, Worker
 from .network import Network
@@ -62,6 +61,8 @@ class World:
 
     def __post_init__(self) -> None:
         hub = self.hub
+        if self.seams.quick:
+            hub.respond = quick_http.Response
         self.provider = Provider(hub)
         self.seams.faults_of = self.provider.faults_of
         self.ledger = self.seams.ledger(self.folder, hub)
@@ -94,9 +95,8 @@ class World:
     def _open(self, name: str, keys: list[str]) -> None:
         path = Home(self.folder).requests(name)
         path.parent.mkdir(parents=True)
-        prompts = [prompt_of(key) for key in keys]
-        table = pa.table({"key": keys, "prompt": prompts, "bytes": [200] * len(keys)})
-        pq.write_table(table, path)  # pyright: ignore[reportUnknownMemberType]
+        rows = [{"key": key, "prompt": prompt_of(key), "bytes": 200} for key in keys]
+        self.seams.write(rows, path)
         plan = a_plan(name, SPEC.task, asset=name, rows=len(keys), keys=len(keys), created_at=self.hub.now())
         self.ledger.plans.open(plan, Origin("run", (), {}))
         self.ledger.plans.let_go(plan.id, "run")
@@ -189,7 +189,7 @@ class World:
             self.ledger.plans.hold(plan.id, run)
             self._advance(machine, plan)
             if self._out(plan) != out:
-                look(self.ledger, self.client, plan, run)
+                look_module.look(self.ledger, self.client, plan, run)
                 self._advance(machine, plan)
                 out = self._out(plan)
                 if self._unfinished(plan) == 0:
@@ -204,7 +204,7 @@ class World:
         known = self._counted.get((plan.id, files))
         if known is None:
             with self.hub.quietly():
-                known = self._counted[plan.id, files] = unfinished(self.ledger, plan)
+                known = self._counted[plan.id, files] = look_module.unfinished(self.ledger, plan)
         return known
 
     def _out(self, plan: Plan) -> set[str]:
