@@ -61,7 +61,6 @@ def run(setting: Setting, seams: Seams, folder: Path, *, tracing: bool = False) 
     try:
         with mock.patch.object(Looks, "insert", inserting):
             finished = hub.run(HORIZON)
-        hub.close()
         seams.hub = None
         violations = check_all(world, finished=finished)
     finally:

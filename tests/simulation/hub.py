@@ -150,6 +150,10 @@ class Hub:
                 return
         self.pause(wait + 0.01 + (self.dice.random() * 3.0 if fate > 0.8 else 0.0))
 
+    def sleep_until(self, when: float) -> None:
+        """All is done, and time goes by."""
+        self._time = max(self._time, when)
+
     @contextmanager
     def quietly(self) -> Generator[None]:
         """The simulation itself looks: no effects, no time."""

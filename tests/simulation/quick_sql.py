@@ -64,7 +64,8 @@ class _Compiled:
     def __init__(self, statement: Any, key: Any) -> None:
         compiled = statement.compile(dialect=_DIALECT, cache_key=key, compile_kwargs={"render_postcompile": True})
         self.text = str(compiled)
-        copies = next(d for d in compiled._cache_key_bind_match if isinstance(next(iter(d.values()), None), list))
+        found = (d for d in compiled._cache_key_bind_match if isinstance(next(iter(d.values()), None), list))
+        copies: Any = next(found, {})
         places = {id(copy): number for number, bind in enumerate(key.bindparams) for copy in copies[bind]}
         state = compiled._post_compile_expanded_state
         parts: dict[str, tuple[str, int]] = {}

@@ -228,7 +228,7 @@ def _transaction(seams: Seams, call: Callable[..., Any], name: str) -> Callable[
     def transaction(database: Any) -> Generator[Any]:
         seams.effect(f"ledger {name}")
         memory = seams.memory
-        quickly = seams.quick and seams.hub is not None and memory is not None
+        quickly = seams.quick and memory is not None and hasattr(database, "id")  # not while it is opened
         with quick_sql.transaction(memory, write=name == "write") if quickly else call(database) as connection:  # pyright: ignore[reportArgumentType]
             yield connection
         if name == "write":

@@ -26,13 +26,14 @@ from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from ..resources.world import a_plan
 from . import quick_http
-from .faults import CALM, Setting
+from .faults import CALM, LONGEST_LAG, Setting
 from .hub import Died, Hub, Worker
 from .network import Network
 from .provider import Provider
 from .seams import Seams
 
 SPEC = RequestSpec(operation=Operation.CHAT, model="m")
+SWEEP_SECONDS = 600.0
 _UNSETTLED = (AttemptState.CREATING, AttemptState.AMBIGUOUS)
 
 
@@ -57,6 +58,7 @@ class World:
     broken: list[str] = field(default_factory=list[str])
     manifests: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     over: bool = False
+    swept: float = 0.0
     _counted: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict[tuple[str, tuple[str, ...]], int])
 
     def __post_init__(self) -> None:
@@ -157,7 +159,10 @@ class World:
             self.hub.say(f"goes on later: {error}")
 
     def _tick(self, machine: BatchMachine) -> None:
-        """What the sensor does."""
+        """What the sensor does (pipelines/sensor.py)."""
+        if self.hub.now() - self.swept >= SWEEP_SECONDS:
+            self.swept = self.hub.now()
+            machine.sweep("llm")
         machine.poll("llm")
         for attempt in self.ledger.attempts.due(_UNSETTLED, "llm"):
             machine.reconcile(attempt.id)
@@ -220,6 +225,14 @@ class World:
                 self.hub.say(f"{attempt.id[-4:]}: {error}")
 
     # ---- for the invariants ----
+
+    def sweep(self) -> None:
+        """The sensor goes on when no table waits any more, until every batch has ended and been seen."""
+        hub = self.hub
+        hub.sleep_until(max(hub.monotonic(), CALM) + LONGEST_LAG)
+        machine = BatchMachine(self.ledger, {"llm": self.client}, "sensor")
+        for _ in range(2):  # the second one keeps what the first one has found
+            machine.sweep("llm")
 
     def attempts(self) -> list[Attempt]:
         return self.ledger.attempts.find()
