@@ -103,6 +103,8 @@ class Total:
     modes: Counter[str] = field(default_factory=Counter[str])
     faults: Counter[str] = field(default_factory=Counter[str])
     transitions: Counter[TransitionKey] = field(default_factory=Counter[TransitionKey])
+    thin: list[int] = field(default_factory=list[int])
+    """Seeds that had less than three plans, two workers, two batches, 50 planned rows, a crash and another fault."""
     failed: list[tuple[Setting, list[str]]] = field(default_factory=list[tuple[Setting, list[str]]])
 
     def add(self, result: Result) -> None:
@@ -114,6 +116,9 @@ class Total:
         self.rows += result.rows
         self.modes[f"{result.setting.mode} {result.setting.kind}"] += 1
         self.faults += result.faults
+        enough = result.setting.plans >= 3 and result.setting.workers >= 2 and result.creates >= 2
+        if not (enough and result.setting.keys >= 50 and result.crashes and result.faults):
+            self.thin.append(result.setting.seed)
         if result.violations:
             self.failed.append((result.setting, result.violations))
 
@@ -127,6 +132,7 @@ class Total:
         self.modes += other.modes
         self.faults += other.faults
         self.transitions += other.transitions
+        self.thin += other.thin
         self.failed += other.failed
 
 

@@ -62,7 +62,12 @@ class _Compiled:
     """A statement's text, where its values come from, and what its rows are called."""
 
     def __init__(self, statement: Any, key: Any) -> None:
+        wanting = [bind for bind in key.bindparams if bind.required]
+        for bind in wanting:
+            bind.required = False  # it gets its value at each execution
         compiled = statement.compile(dialect=_DIALECT, cache_key=key, compile_kwargs={"render_postcompile": True})
+        for bind in wanting:
+            bind.required = True
         self.text = str(compiled)
         found = (d for d in compiled._cache_key_bind_match if isinstance(next(iter(d.values()), None), list))
         copies: Any = next(found, {})
@@ -87,6 +92,8 @@ class _Compiled:
 
 
 _KNOWN: dict[Any, _Compiled] = {}
+_PREPARED: dict[int, tuple[Any, _Compiled, list[BindParameter[Any]]]] = {}
+"""By identity; the statement is kept, so that no other one gets its id."""
 
 
 def _length(bind: BindParameter[Any]) -> int:
@@ -105,25 +112,33 @@ class QuickConnection:
         return {}
 
     def execute(self, statement: Any, given: Mapping[str, Any] | None = None) -> Result:
-        key = statement._generate_cache_key()
-        binds = key.bindparams
-        known = (key.key, *(_length(bind) for bind in binds if bind.expanding))
-        compiled = _KNOWN.get(known)
-        if compiled is None:
-            compiled = _KNOWN[known] = _Compiled(statement, key)
+        compiled, binds = self._compiled(statement, prepared=given is not None)
         values: list[Any] = []
         for place, element, default in compiled.values:
             if place < 0:
                 values.append(default)
                 continue
             bind = binds[place]
-            value = given[bind.key] if given and bind.key in given else bind.effective_value
+            value: Any = given[bind.key] if given and bind.key in given else bind.effective_value
             values.append(value if element is None else list(value)[element])
         cursor = self._memory.execute(compiled.text, values)
         found = cursor.fetchall() if compiled.row is not None else []
         if compiled.row is not None:
             found = [compiled.row._make(self._flagged(row, compiled.flags)) for row in found]
         return Result(found, cursor.rowcount)
+
+    @staticmethod
+    def _compiled(statement: Any, *, prepared: bool) -> tuple[_Compiled, list[BindParameter[Any]]]:
+        if prepared and id(statement) in _PREPARED:
+            return _PREPARED[id(statement)][1:]
+        key = statement._generate_cache_key()
+        known = (key.key, *(_length(bind) for bind in key.bindparams if bind.expanding))
+        compiled = _KNOWN.get(known)
+        if compiled is None:
+            compiled = _KNOWN[known] = _Compiled(statement, key)
+        if prepared:
+            _PREPARED[id(statement)] = statement, compiled, key.bindparams
+        return compiled, key.bindparams
 
     @staticmethod
     def _flagged(row: Any, flags: list[int]) -> Any:
