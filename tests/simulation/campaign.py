@@ -117,7 +117,7 @@ class Total:
         self.modes[f"{result.setting.mode} {result.setting.kind}"] += 1
         self.faults += result.faults
         enough = result.setting.plans >= 3 and result.setting.workers >= 2 and result.creates >= 2
-        if not (enough and result.setting.keys >= 50 and result.crashes and result.faults):
+        if not (enough and result.setting.keys >= 50 and result.crashes and (result.faults or result.stops)):
             self.thin.append(result.setting.seed)
         if result.violations:
             self.failed.append((result.setting, result.violations))
