@@ -180,8 +180,8 @@ def _engine(stack: ExitStack) -> Iterator[tuple[Any, str, Any]]:
 def _in_order(call: Callable[..., str]) -> Callable[..., str]:
     """A join gives its rows in any order; the stand-in has to give them in the same one."""
 
-    def in_order(keys: str, *files: Any) -> str:
-        return f"{call(keys, *files)} ORDER BY {keys}.key"
+    def in_order(keys: str, *files: Any, **options: Any) -> str:
+        return f"{call(keys, *files, **options)} ORDER BY {keys}.key"
 
     return in_order
 

@@ -32,7 +32,7 @@ from .network import Network
 from .provider import Provider
 from .seams import Seams
 
-SPEC = RequestSpec(operation=Operation.CHAT, model="m")
+SPEC = RequestSpec(operation=Operation.CHAT, model="m", parameters={"max_tokens": 8})
 SWEEP_SECONDS = 600.0
 _UNSETTLED = (AttemptState.CREATING, AttemptState.AMBIGUOUS)
 
