@@ -46,6 +46,8 @@ def check_all(world: World, *, finished: bool) -> list[str]:
         world.sweep()
         broken += _silent(world)
     broken += [f"cancelled: {name} is not ours, or not a duplicate" for name in provider.wrong_cancels]
+    cramped = sorted(provider.cramped - provider.doubled)  # of a duplicate's answers only the best one is kept
+    broken += [f"cramped: {prompt!r} was cut off, and asked again with the same limit" for prompt in cramped]
     outcomes, good = _answers(world, broken)
     for key in sorted({key for keys in world.wanted.values() for key in keys}):
         prompt, got = prompt_of(key), outcomes[key]

@@ -35,6 +35,7 @@ class Job:
     lies: bool
     lines: list[tuple[str, str]]
     ours: bool
+    limit: int
     status: str = "validating"
     ended: float | None = None
     completed: int = 0
@@ -56,6 +57,10 @@ class Provider:
         self.good: Counter[str] = Counter()
         self.bad: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.cut_off: dict[str, int] = {}
+        """By prompt: the largest output limit at which its answer was cut off."""
+        self.cramped: set[str] = set()
+        """Prompts that were asked again without more room than that."""
         self.wrong_cancels: list[str] = []
         self.doubled: set[str] = set()
         self.doubling = False
@@ -151,6 +156,7 @@ class Provider:
             case "invalid":
                 out.insert(place, _line(custom_id, 200, _body(None)))
             case "truncated":
+                self.cut_off[prompt] = max(job.limit, self.cut_off.get(prompt, 0))
                 out.insert(place, _line(custom_id, 200, _body(f"re: {prompt}", "length")))
             case "refusal":
                 out.insert(place, _line(custom_id, 200, _body(None, refusal="I won't")))
@@ -217,13 +223,16 @@ class Provider:
         lines = [json.loads(line) for line in self.files[name].splitlines()]
         asked = [(line["custom_id"], str(line["body"]["messages"][-1]["content"])) for line in lines]
         asked.sort(key=lambda pair: (len(pair[0]), pair[0]))  # a file's order promises nothing
-        job = self._job(name, body["metadata"], asked, ours=True)
+        limit = max(line["body"]["max_tokens"] for line in lines)
+        job = self._job(name, body["metadata"], asked, ours=True, limit=limit)
         if self.doubling:
             self.doubled.update(prompt for _, prompt in asked)
-        self.hub.say(f"makes {job.id} of {name}: {len(asked)} rows, {job.verdict} in {job.ready - job.created:.0f} s")
+        self.cramped.update(prompt for _, prompt in asked if self.cut_off.get(prompt, 0) >= limit)
+        seconds = job.ready - job.created
+        self.hub.say(f"makes {job.id} of {name}: {len(asked)} rows of {limit}, {job.verdict} in {seconds:.0f} s")
         return self._json(self._shown(job))
 
-    def _job(self, file: str, metadata: Json, lines: list[tuple[str, str]], *, ours: bool) -> Job:
+    def _job(self, file: str, metadata: Json, lines: list[tuple[str, str]], *, ours: bool, limit: int = 0) -> Job:
         dice, now = self.hub.dice, self.hub.monotonic()
         verdicts = ("failed queue", "failed queue", "expired", "cancelled", "failed bad")
         job = Job(
@@ -241,6 +250,7 @@ class Provider:
             lies=dice.random() < 0.1,
             lines=lines,
             ours=ours,
+            limit=limit,
         )
         self.jobs[job.id] = job
         return job
