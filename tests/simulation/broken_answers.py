@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_batch_llm.resources import answers as answers_module
+from dagster_batch_llm.resources import machine as machine_module
 from dagster_batch_llm.resources.ledger import Attempt
 from dagster_batch_llm.resources.ledger.attempts import Attempts
 from dagster_batch_llm.resources.machine import BatchMachine
@@ -103,6 +104,6 @@ ANSWERS = (
     Rule("P", "results of an ended batch are dropped", _partial_dropped),
     Rule("P", "only the last result file is read", _first_file),
     Rule("P", "half a file is taken for whole", swapped(openai_module, "_ends_whole", always(True))),
-    Rule("P", "late files are not waited for", swapped(Batch, "lacks_files", property(always(False)))),
+    Rule("P", "late files are not waited for", swapped(machine_module, "_FILES_LATE_SECONDS", -1.0)),
     Rule("P", "one failure is final", swapped(answers_module, "MAX_TRIES", 1)),
 )

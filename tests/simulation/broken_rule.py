@@ -35,7 +35,7 @@ class Rule:
     harmless: str = ""
 
 
-def swapped(place: Any, name: str, new: Callable[..., Any] | property | int) -> Callable[[Seams], list[Patch]]:
+def swapped(place: Any, name: str, new: Callable[..., Any] | float) -> Callable[[Seams], list[Patch]]:
     """One replacement."""
 
     def remove(_: Seams) -> list[Patch]:

@@ -260,7 +260,7 @@ class Provider:
         listed = [job for job in reversed(self.jobs.values()) if job.listed <= now]
         names = [job.id for job in listed]
         start = names.index(params["after"]) + 1 if params.get("after") in names else 0
-        page = listed[start : start + int(params["limit"])]
+        page = listed[start : start + min(int(params["limit"]), self.setting.page)]
         more = start + len(page) < len(listed)
         return self._json({"object": "list", "data": [self._shown(job) for job in page], "has_more": more})
 
