@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import duckdb
 
-from ..answers import parse_attempt
+from ..answers import Absent, parse_attempt
 from ..errors import ProviderError
 from ..home import Home
 from ..ledger import AnswersFile, Attempt, Ledger, PlanId, PlanState, schema
@@ -21,7 +20,7 @@ from ..providers.protocol import BatchProvider
 from .retention import alone
 from .soundness import problem_of_answers, problem_of_manifest
 
-_ABSENT: Sequence[Literal["missing", "expired"]] = ("missing", "expired")
+_ABSENT: Sequence[Absent] = ("missing", "expired", "gone")
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from dagster_batch_llm.resources.machine import SEND_SECONDS
 from dagster_batch_llm.resources.providers.profile import Profile
+from dagster_batch_llm.resources.sending import SEND_SECONDS
 
 Mode = Literal["random", "edge"]
 Kind = Literal["settle", "revoke"]
