@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NewType
 
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, func, select
 
 from ..errors import ProtocolError, StaleFenceError
 from ..request import TaskHash
 from . import schema
 from .connect import Database, persistent, was_cut_off
 from .new_rows import insert_new, insert_own
+from .statements import ATTEMPT, ATTEMPTS_OF_PLAN, TAKE_ATTEMPT, fenced_update
 from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
 
 AttemptId = NewType("AttemptId", str)
@@ -113,7 +114,7 @@ class Attempts:
     def get(self, attempt: AttemptId) -> Attempt:
         """One attempt as it is now."""
         with self._db.read() as c:
-            return _attempt(c.execute(select(_T).where(_T.c.id == attempt)).mappings().one())
+            return _attempt(c.execute(ATTEMPT, {"of": attempt}).mappings().one())
 
     @persistent
     def find(self, *where: ColumnElement[bool]) -> list[Attempt]:
@@ -122,10 +123,11 @@ class Attempts:
             found = c.execute(select(_T).where(*where).order_by(_T.c.created_at, _T.c.id))
             return [_attempt(row) for row in found.mappings()]
 
+    @persistent
     def open_of_plan(self, plan: str) -> list[Attempt]:
         """The open attempts whose keys a plan waits for, its own and other plans'."""
-        waits = select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)
-        return self.find(_T.c.id.in_(waits), _T.c.state.in_(OPEN_ATTEMPTS))
+        with self._db.read() as c:
+            return [_attempt(row) for row in c.execute(ATTEMPTS_OF_PLAN, {"of": plan}).mappings()]
 
     def all_of_plan(self, plan: str) -> list[Attempt]:
         """Every attempt a plan ever waited for."""
@@ -141,12 +143,11 @@ class Attempts:
     def take(self, attempt: AttemptId, owner: str) -> Attempt | None:
         """Take a free or expired lease; the fence moves, so an earlier owner's writes fail from now on."""
         now = self._db.clock.now()
-        values = {"fence": _T.c.fence + 1, "owner": owner, "lease_until": now + LEASE_SECONDS}
+        values = {"of": attempt, "now": now, "by": owner, "until": now + LEASE_SECONDS}
         with self._db.write() as c:
-            taken = c.execute(update(_T).where(_T.c.id == attempt, _T.c.lease_until <= now).values(values))
-            if taken.rowcount == 0:
+            if c.execute(TAKE_ATTEMPT, values).rowcount == 0:
                 return None
-            return _attempt(c.execute(select(_T).where(_T.c.id == attempt)).mappings().one())
+            return _attempt(c.execute(ATTEMPT, {"of": attempt}).mappings().one())
 
     def renew(self, attempt: Attempt) -> Attempt:
         """Extend the lease before a call to the provider."""
@@ -375,8 +376,9 @@ def _move(c: Connection, attempt: Attempt, to: AttemptState, values: Mapping[str
 
 
 def _fenced(c: Connection, attempt: Attempt, values: Mapping[str, Any]) -> Attempt:
-    guard = (_T.c.id == attempt.id, _T.c.fence == attempt.fence, _T.c.state == attempt.state)
-    if c.execute(update(_T).where(*guard).values(dict(values))).rowcount == 0:
+    guard = {"of": attempt.id, "fence_is": attempt.fence, "state_is": attempt.state}
+    new = {f"new_{name}": value for name, value in values.items()}
+    if c.execute(fenced_update(tuple(values)), guard | new).rowcount == 0:
         # Only who holds this fence moves the attempt with it: if it has moved as wanted, this very write did it.
         moved = (_T.c.fence == values.get("fence", attempt.fence), _T.c.state == values.get("state"))
         if was_cut_off(c) and c.execute(select(_T.c.id).where(_T.c.id == attempt.id, *moved)).first():

@@ -104,6 +104,6 @@ ANSWERS = (
     Rule("P", "results of an ended batch are dropped", _partial_dropped),
     Rule("P", "only the last result file is read", _first_file),
     Rule("P", "half a file is taken for whole", swapped(openai_module, "_ends_whole", always(True))),
-    Rule("P", "late files are not waited for", swapped(machine_module, "_files_are_late", always(False))),
+    Rule("P", "late files are not waited for", swapped(machine_module, "_FILES_LATE_SECONDS", -1.0)),
     Rule("P", "one failure is final", swapped(answers_module, "MAX_TRIES", 1)),
 )

@@ -234,6 +234,7 @@ SENDS = (
         "R4",
         "our own clock bounds the listing",
         swapped(http_module, "_offset", always((0.0, 0.0))),
+        tuned={"page": 3, "skew": -3600.0},
     ),
     Rule("R5", "no self-check before the write", _unchecked, ("settle",)),
     Rule(
@@ -257,5 +258,6 @@ SENDS = (
     Rule("R13", "what has as many rows is a duplicate", _duplicates_by_size),
     Rule("R13", "a duplicate's answers are dropped", _extras_dropped, tuned={"twin": 0.5, "row": 0.25}),
     Rule("R13", "a rejected batch is found again", _rejected_is_found, tuned={"batch": 0.4, "create": 0.6}),
+    Rule("R14", "nobody sweeps", swapped(BatchMachine, "sweep", always(0)), tuned={"twin": 0.5}),
     Rule("-", "404 means that the batch is gone", _missing_is_gone),
 )

@@ -36,6 +36,8 @@ SETTLE = Profile(
 PROFILES: dict[Kind, Profile] = {"settle": SETTLE, "revoke": replace(SETTLE, name="revoke", revocable=True)}
 
 CALLS = ("upload", "create", "list", "get", "download", "cancel", "delete")
+_RARELY = 0.3
+"""The chance of a fault of calls that are seldom made."""
 NETWORK = ("request lost", "reply lost", "delayed", "5xx after", "5xx", "no connection", "429")
 BATCHES = (
     "batch failed queue",
@@ -70,7 +72,8 @@ def all_faults() -> list[str]:
 class Setting:
     """One seed's world; what the seed draws is drawn in a fixed order, so that it can be replayed.
 
-    `crash`, `stop` and so on are chances; `crash_at` is the effect before which somebody dies in any case.
+    `crash`, `stop` and so on are chances; `crash_at` is the effect before which somebody dies in any case,
+    `page` the longest page of a listing.
     """
 
     seed: int
@@ -89,6 +92,7 @@ class Setting:
     skew: float
     twin: float = 0.0
     batch: float = 0.1
+    page: int = 100
 
     @classmethod
     def of(cls, seed: int, mode: Mode | None = None, kind: Kind | None = None) -> Setting:
@@ -113,6 +117,7 @@ class Setting:
             row=dice.choice((0.0, 0.08, 0.25)),
             skew=dice.uniform(-3600.0, 3600.0),
             twin=0.3 if seed % 8 == 5 else 0.0,
+            page=3 if seed % 5 == 2 else 100,
         )
 
     @property
@@ -139,7 +144,7 @@ class Setting:
             if self.mode == "edge":
                 return dice.choice(("delayed", "delayed", "delayed", "request lost", "reply lost"))
             return dice.choice((*NETWORK, "delayed", "reply lost", "request lost", "refused"))
-        if dice.random() >= self.network:
+        if dice.random() >= (_RARELY if call in {"cancel", "delete"} else self.network):
             return None
         if call == "upload" and dice.random() < 0.05:
             return "refused"

@@ -35,6 +35,7 @@ class Job:
     lies: bool
     lines: list[tuple[str, str]]
     ours: bool
+    limit: int
     status: str = "validating"
     ended: float | None = None
     completed: int = 0
@@ -56,6 +57,10 @@ class Provider:
         self.good: Counter[str] = Counter()
         self.bad: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.cut_off: dict[str, int] = {}
+        """By prompt: the largest output limit at which its answer was cut off."""
+        self.cramped: set[str] = set()
+        """Prompts that were asked again without more room than that."""
         self.wrong_cancels: list[str] = []
         self.doubled: set[str] = set()
         self.doubling = False
@@ -151,6 +156,7 @@ class Provider:
             case "invalid":
                 out.insert(place, _line(custom_id, 200, _body(None)))
             case "truncated":
+                self.cut_off[prompt] = max(job.limit, self.cut_off.get(prompt, 0))
                 out.insert(place, _line(custom_id, 200, _body(f"re: {prompt}", "length")))
             case "refusal":
                 out.insert(place, _line(custom_id, 200, _body(None, refusal="I won't")))
@@ -196,7 +202,7 @@ class Provider:
                 )
             case "GET", ["files", name, "content"]:
                 found = self.files.get(name)
-                return self._no(404, "no such file") if found is None else httpx.Response(200, content=found)
+                return self._no(404, "no such file") if found is None else self.hub.respond(200, content=found)
             case "POST", ["batches"]:
                 return self._create(json.loads(content))
             case "GET", ["batches"]:
@@ -216,13 +222,17 @@ class Provider:
             return self._no(404, "no such input file")
         lines = [json.loads(line) for line in self.files[name].splitlines()]
         asked = [(line["custom_id"], str(line["body"]["messages"][-1]["content"])) for line in lines]
-        job = self._job(name, body["metadata"], asked, ours=True)
+        asked.sort(key=lambda pair: (len(pair[0]), pair[0]))  # a file's order promises nothing
+        limit = max(line["body"]["max_tokens"] for line in lines)
+        job = self._job(name, body["metadata"], asked, ours=True, limit=limit)
         if self.doubling:
             self.doubled.update(prompt for _, prompt in asked)
-        self.hub.say(f"makes {job.id} of {name}: {len(asked)} rows, {job.verdict} in {job.ready - job.created:.0f} s")
+        self.cramped.update(prompt for _, prompt in asked if self.cut_off.get(prompt, 0) >= limit)
+        seconds = job.ready - job.created
+        self.hub.say(f"makes {job.id} of {name}: {len(asked)} rows of {limit}, {job.verdict} in {seconds:.0f} s")
         return self._json(self._shown(job))
 
-    def _job(self, file: str, metadata: Json, lines: list[tuple[str, str]], *, ours: bool) -> Job:
+    def _job(self, file: str, metadata: Json, lines: list[tuple[str, str]], *, ours: bool, limit: int = 0) -> Job:
         dice, now = self.hub.dice, self.hub.monotonic()
         verdicts = ("failed queue", "failed queue", "expired", "cancelled", "failed bad")
         job = Job(
@@ -240,6 +250,7 @@ class Provider:
             lies=dice.random() < 0.1,
             lines=lines,
             ours=ours,
+            limit=limit,
         )
         self.jobs[job.id] = job
         return job
@@ -249,7 +260,7 @@ class Provider:
         listed = [job for job in reversed(self.jobs.values()) if job.listed <= now]
         names = [job.id for job in listed]
         start = names.index(params["after"]) + 1 if params.get("after") in names else 0
-        page = listed[start : start + int(params["limit"])]
+        page = listed[start : start + min(int(params["limit"]), self.setting.page)]
         more = start + len(page) < len(listed)
         return self._json({"object": "list", "data": [self._shown(job) for job in page], "has_more": more})
 
@@ -290,7 +301,7 @@ class Provider:
 
     def _json(self, body: Json, status: int = 200) -> httpx.Response:
         date = formatdate(self.hub.now() + self.setting.skew, usegmt=True)
-        return httpx.Response(status, content=json.dumps(body).encode(), headers={"Date": date})
+        return self.hub.respond(status, content=json.dumps(body).encode(), headers={"date": date})
 
     def _no(self, status: int, message: str) -> httpx.Response:
         return self._json({"error": {"message": message, "code": "no"}}, status)
