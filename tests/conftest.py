@@ -7,6 +7,7 @@ import shutil
 
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported, so before anything else
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,24 @@ _IN_MEMORY = Path("/dev/shm")
 # a plug, so the files of the tests lie in memory where there is plenty.
 if _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free > 2 * 1024**3:
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_IN_MEMORY))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long tests begin at once, on all workers but one, so that none is left for the end.
+
+    Each worker of ``-n`` begins with an equal stretch of the list, and takes from others when it is through.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    lanes = max(workers - 1, 1)
+    long = [item for item in items if item.get_closest_marker("long")]
+    short = iter([item for item in items if not item.get_closest_marker("long")])
+    ordered: list[pytest.Item] = []
+    for worker in range(workers):
+        head = long[worker::lanes] if worker < lanes else []
+        stretch = (len(items) - len(ordered)) // (workers - worker)
+        ordered += [*head, *islice(short, max(stretch - len(head), 0))]
+    items[:] = ordered
 
 
 @pytest.fixture(autouse=True)
