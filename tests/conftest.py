@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 
@@ -10,7 +11,11 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"  # read when numpy is imported, so befo
 from itertools import islice
 from pathlib import Path
 
+import duckdb
 import pytest
+from dagster_batch_llm.assets import body, collect, look, report, source
+from dagster_batch_llm.resources import answers, duck, query, render
+from dagster_batch_llm.resources.operations import asking_again, soundness
 
 _IN_MEMORY = Path("/dev/shm")
 # What is paid for is flushed to the disk often, and a third of the suite's time would go into that. Nothing here pulls
@@ -46,3 +51,19 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
     return folder
+
+
+_engine = functools.cache(duck.connect)
+
+
+@pytest.fixture(autouse=True)
+def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections to one DuckDB instead of one each, which takes 10 ms; what these modules make there is temporary."""
+
+    def connect() -> duckdb.DuckDBPyConnection:
+        engine = _engine().cursor()
+        engine.execute(duck.UTC)
+        return engine
+
+    for module in (answers, asking_again, render, soundness, query, body, collect, look, report, source):
+        monkeypatch.setattr(module, "connect", connect)
