@@ -6,7 +6,7 @@ Python imports a module of this name at its start, and the daemon is told in no 
 import sys
 
 if sys.orig_argv[1:3] == ["-m", "dagster._daemon"]:
-    from dagster._daemon import backfill, sensor
+    from dagster._daemon import controller, sensor
 
-    vars(sensor)["MIN_INTERVAL_LOOP_TIME"] = 1
-    vars(backfill)["DEFAULT_DAEMON_INTERVAL_SECONDS"] = 1
+    sensor.MIN_INTERVAL_LOOP_TIME = 1
+    controller.DEFAULT_DAEMON_INTERVAL_SECONDS = 1
