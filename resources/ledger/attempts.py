@@ -13,6 +13,7 @@ from ..errors import ProtocolError, StaleFenceError
 from ..request import TaskHash
 from . import schema
 from .connect import Database, persistent, was_cut_off
+from .high_water import note_sends, sends_in
 from .new_rows import insert_new, insert_own
 from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
 
@@ -173,7 +174,10 @@ class Attempts:
             # The fence comes first: the successor's send has the same number.
             moved = _move(c, attempt, AttemptState.CREATING, {"send_no": send.n, "file_id": send.file_id})
             insert_own(c, schema.send, _columns(send))
-            return moved
+            count = sends_in(c)
+        with self._db.mapped():
+            note_sends(self._db.home, count)
+        return moved
 
     @persistent
     def adopt(

@@ -63,8 +63,8 @@ def examine(home: Path, clock: Clock | None = None) -> list[Finding]:
     try:
         ledger = Ledger(home, clock, read_only=True)
         return [
-            *found, *_marker(ledger), *_answers(ledger), *_attempts(ledger), *_plans(ledger), *_unnamed(ledger),
-            *_raw(ledger),
+            *found, *_marker(ledger), *_older(ledger), *_answers(ledger), *_attempts(ledger), *_plans(ledger),
+            *_unnamed(ledger), *_raw(ledger),
         ]  # fmt: skip
     except StorageError as error:
         return [*found, Finding(Level.ERROR, "ledger", "can't be used", error.message)]
@@ -109,6 +109,12 @@ def _marker(ledger: Ledger) -> Iterator[Finding]:
     elif not said:
         advice = "The next run, or --repair, writes it again."
         yield Finding(Level.WARNING, str(marker), "doesn't say which ledger the answers belong to", advice, True)
+
+
+def _older(ledger: Ledger) -> Iterator[Finding]:
+    wrong = ledger.upkeep.forgotten_sends()
+    if wrong is not None:
+        yield Finding(Level.ERROR, "ledger", "is older than what was asked", wrong)
 
 
 def _answers(ledger: Ledger) -> Iterator[Finding]:
