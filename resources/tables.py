@@ -145,10 +145,12 @@ class DuckDBTables(TableStore):
             engine.rollback()
             raise
         except duckdb.Error as error:
-            engine.rollback()
+            with contextlib.suppress(duckdb.Error):  # on a full disk a failed commit has rolled back already
+                engine.rollback()
             raise StorageError(
                 f"Table {table_name(key)} in {self.path} can't be written ({error}). The table is as it was before; "
-                "answers that are paid are kept. Drop the table if its columns have changed, then run again."
+                "answers that are paid are kept. Free some space if the disk is full, drop the table if its columns "
+                "have changed, then run again."
             ) from error
         return int(count)
 

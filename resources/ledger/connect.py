@@ -60,13 +60,13 @@ class Database:
         self.clock = clock or SystemClock()
         self.store = store_of(home, url, read_only=read_only)
         self._read_only = read_only
-        with self.mapped():
+        with self._mapped():
             self.id = known(self) if read_only else persist(lambda: opened(self))
 
     @contextmanager
     def read(self) -> Generator[Connection]:
         """One snapshot: all statements in it see the same moment."""
-        with self.mapped(), self.store.engine.connect() as connection, connection.begin():
+        with self._mapped(), self.store.engine.connect() as connection, connection.begin():
             yield connection
 
     @contextmanager
@@ -75,7 +75,7 @@ class Database:
         if self._read_only:
             raise StorageError(f"The ledger {self.store.name} was opened readonly.")
         repeat = _REPEAT.get()
-        with self.mapped(), self.store.engine.connect() as plain:
+        with self._mapped(), self.store.engine.connect() as plain:
             again = repeat is not None and repeat.unsure
             connection = plain.execution_options(batch_llm_write=True, batch_llm_again=again)
             with connection.begin():
@@ -84,7 +84,7 @@ class Database:
                     repeat.unsure = True  # from here on a lost connection doesn't say whether it was committed
 
     @contextmanager
-    def mapped(self) -> Generator[None]:
+    def _mapped(self) -> Generator[None]:
         try:
             yield
         except (OSError, DatabaseError) as error:

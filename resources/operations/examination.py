@@ -59,8 +59,9 @@ def examine(home: Path, clock: Clock | None = None) -> list[Finding]:
         home: Where ``ledger.sqlite3`` lies.
         clock: Where time comes from.
     """
-    found = [*_disk(home), *_locks(home)]
+    found: list[Finding] = []
     try:
+        found += [*_disk(home), *_locks(home)]
         ledger = Ledger(home, clock, read_only=True)
         return [
             *found, *_marker(ledger), *_older(ledger), *_answers(ledger), *_attempts(ledger), *_plans(ledger),
@@ -68,6 +69,9 @@ def examine(home: Path, clock: Clock | None = None) -> list[Finding]:
         ]  # fmt: skip
     except StorageError as error:
         return [*found, Finding(Level.ERROR, "ledger", "can't be used", error.message)]
+    except OSError as error:
+        advice = "Give this user the right to read and write there."
+        return [*found, Finding(Level.ERROR, str(home), f"can't be examined ({error})", advice)]
 
 
 def _disk(home: Path) -> Iterator[Finding]:
