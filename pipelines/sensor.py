@@ -85,7 +85,7 @@ def _look_at_providers(
     with contextlib.closing(BatchMachine(ledger, providers, SENSOR_NAME)) as machine:
         for llm in providers:
             try:
-                seen += machine.poll(llm)
+                seen += machine.poll(llm, until=until)
                 for attempt in ledger.attempts.due(_UNSETTLED, llm):
                     if ledger.clock.monotonic() < until:
                         machine.reconcile(attempt.id)

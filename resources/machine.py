@@ -226,8 +226,13 @@ class BatchMachine:
 
     # ---- submitted: looking --------------------------------------------------------------------------------------
 
-    def poll(self, llm: str, *, attempts: Sequence[Attempt] | None = None) -> list[Attempt]:
-        """Look at the provider's batches that are due; gives the attempts as they are now."""
+    def poll(
+        self, llm: str, *, attempts: Sequence[Attempt] | None = None, until: float = float("inf")
+    ) -> list[Attempt]:
+        """Look at the provider's batches that are due; gives the attempts as they are now.
+
+        After `until`, by the monotonic clock, no more is begun; what wasn't reached is due first the next time.
+        """
         due = self._attempts.due([AttemptState.SUBMITTED], llm) if attempts is None else list(attempts)
         due = [attempt for attempt in due if self.knows(attempt) and attempt.ended_at is None]
         if not due:
@@ -238,7 +243,8 @@ class BatchMachine:
             with suppress(ProviderError):  # the single looks say what is wrong
                 listing = provider.list(min(attempt.submitted_at or attempt.created_at for attempt in due))
                 listed = {batch.id: batch for batch in listing.batches}
-        return [seen for attempt in due if (seen := self._look(provider, attempt, listed)) is not None]
+        looks = (self._look(provider, attempt, listed) for attempt in due if self._clock.monotonic() < until)
+        return [seen for seen in looks if seen is not None]
 
     def _look(self, provider: BatchProvider, attempt: Attempt, listed: Mapping[str, Batch]) -> Attempt | None:
         first, longest = provider.profile.poll_seconds

@@ -155,8 +155,8 @@ class TableStore(dg.ConfigurableIOManager, ABC):
                 engine.execute(f"COPY ({rows_of_query}) TO {literal(str(file))} (FORMAT parquet)")
             except duckdb.IOException as error:
                 raise StorageError(
-                    f"The source's rows can't be copied to {file} ({error}). Free some space for temporary files there, "
-                    "or let TMPDIR name another folder; nothing was asked."
+                    f"The source's rows can't be copied to {file} ({error}). Free some space for temporary files, or "
+                    "let TMPDIR name another folder; nothing was asked."
                 ) from error
 
     def query(self, sql: str, values: Mapping[str, Any] | Sequence[Any] | None = None) -> pa.Table:

@@ -87,10 +87,11 @@ class Attempts:
         return self.find(_T.c.id.in_(select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)))
 
     def due(self, states: Sequence[AttemptState], llm: str | None = None) -> list[Attempt]:
-        """Attempts in one of `states` whose next look is due and that nobody holds."""
+        """Attempts in one of `states` whose next look is due and that nobody holds, the longest due first."""
         now = self._db.clock.now()
         conditions = [_T.c.state.in_(states), _T.c.due <= now, _T.c.lease_until <= now]
-        return self.find(*conditions, *([_T.c.llm == llm] if llm else []))
+        found = self.find(*conditions, *([_T.c.llm == llm] if llm else []))
+        return sorted(found, key=lambda attempt: attempt.due)  # so that nobody who looks at a part of them starves any
 
     @persistent
     def take(self, attempt: AttemptId, owner: str) -> Attempt | None:
