@@ -88,6 +88,12 @@ class Upkeep:
         return older(self._db.store.name, noted, known) if noted > known else None
 
     @persistent
+    def tokens(self) -> set[str]:
+        """Of all sends that were ever made."""
+        with self._db.read() as c:
+            return set(c.execute(select(schema.send.c.token)).scalars())
+
+    @persistent
     def answers_files(self) -> list[tuple[AttemptId, AnswersFile]]:
         """Every answers file with its attempt, oldest first."""
         s = schema.answers
