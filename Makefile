@@ -4,11 +4,12 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ROWS ?= 400
 SEEDS ?= 20000
+EXAMPLES ?= 2000
 OLDEST := tests/assets/test_source.py tests/assets/test_body.py tests/resources/test_tables.py tests/resources/test_parquet_tables.py
 AIBRIX := 0.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test simulate mutations lint format oldest docs docs-pictures browser services build clean
+.PHONY: help demo dev test simulate mutations fuzz lint format oldest docs docs-pictures browser services build clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -60,6 +61,10 @@ oldest: $(VENV)/.dev ## run the tests of tables with the oldest releases that py
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/oldest
 	@$(BIN)/uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct --editable '.[demo]' --group dev
 	@build/oldest/bin/python -m pytest -n 2 --dist worksteal $(or $(ARGS),$(OLDEST))
+
+fuzz: $(VENV)/.dev ## give parser and client EXAMPLES=2000 mutated result files and replies each
+	@BATCH_LLM_FUZZ=$(EXAMPLES) $(BIN)/python -m pytest -q tests/resources/test_answers.py \
+		tests/resources/providers/test_replies.py -k "add_up or replies"
 
 lint: $(VENV)/.dev ## ruff and pyright (strict)
 	@$(BIN)/ruff check .

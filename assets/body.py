@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import tempfile
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..resources.errors import (
 from ..resources.home import Home
 from ..resources.ledger import AttemptState, Ledger, Origin, Plan, PlanId, PlanState
 from ..resources.machine import BatchMachine
+from ..resources.operations.waits import new_troubles
 from ..resources.providers.resource import BatchResource
 from ..resources.table_store import TableStore
 from .collect import write_table
@@ -180,6 +181,7 @@ class _Convergence:
     _run: RunFacts
     _plan: Plan
     _keeps: bool = False
+    _told: set[str | None] = field(default_factory=set[str | None])
 
     def go(self) -> Events:
         try:
@@ -226,8 +228,13 @@ class _Convergence:
             self._machine.poll(self._plan.llm)
 
     def _out(self) -> set[str]:
-        """The attempts that the plan waits for."""
-        return {attempt.id for attempt in self._ledger.attempts.open_of_plan(self._plan.id)}
+        """The attempts that the plan waits for; what goes wrong with them is logged, once per change."""
+        attempts = self._ledger.attempts.open_of_plan(self._plan.id)
+        messages = [attempt.message for attempt in attempts]
+        if trouble := new_troubles(messages, self._told):
+            self._context.log.warning(trouble)
+        self._told.update(messages)
+        return {attempt.id for attempt in attempts}
 
     def _is_wanted(self) -> bool:
         """Whether nobody has cancelled the plan meanwhile, such as the sensor for its backfill."""
@@ -249,6 +256,7 @@ class _Convergence:
             except ProviderError as error:
                 if attempt.state is AttemptState.PLANNED:
                     self._stop_at_once(error)
+                self._told.add(error.message)
                 self._context.log.warning(f"{error.message} It will be tried again.")
 
     def _stop_at_once(self, error: ProviderError) -> None:

@@ -17,6 +17,9 @@ from ..resources.table_store import TableStore
 from .preview import first_rows, reasons
 from .task import ERROR, PARTITION, STATUS, TaskSpec
 
+_SAID = 500
+"""Characters of an answer that can't be used, for its error row; the provider's files have all of it."""
+
 
 @dataclass(frozen=True)
 class Collected:
@@ -71,10 +74,17 @@ def _joined(spec: TaskSpec) -> str:
     return f"""
         SELECT {kept}, {shown},
             CASE WHEN row.__key IS NULL THEN 'not_asked' ELSE coalesce(answered.__outcome, 'missing') END AS {STATUS},
-            coalesce(row.__reason, answered.__why) AS {ERROR},
+            coalesce(row.__reason, nullif(concat_ws(chr(10), __why, __asked, __said), '')) AS {ERROR},
             {f"row.__partition AS {PARTITION}," if spec.partition_expr else ""}
-        FROM row LEFT JOIN (SELECT key AS __key, outcome AS __outcome, reason AS __why, {outputs} FROM best) AS answered
-            ON answered.__key = row.__key
+        FROM row LEFT JOIN (
+            SELECT key AS __key, outcome AS __outcome, reason AS __why, {outputs},
+                CASE WHEN outcome <> 'ok' AND tries > 1 THEN 'It was asked ' || tries || ' times.' END AS __asked,
+                CASE WHEN outcome <> 'ok' AND answer <> ''
+                    THEN 'The answer was: ' || left(answer, {_SAID})
+                        || CASE WHEN length(answer) > {_SAID} THEN '…' ELSE '' END
+                END AS __said
+            FROM best
+        ) AS answered ON answered.__key = row.__key
         ORDER BY row.__n
     """
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import duckdb
 import numpy as np
+import numpy.typing as npt
 
 from ..resources.answers import answers_of, readable, unanswered_sql
 from ..resources.duck import connect, literal, parquet, rows, write_parquet
@@ -11,6 +14,7 @@ from ..resources.errors import StorageError
 from ..resources.home import Home
 from ..resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Plan, PlanState, Snapshot
 from ..resources.ledger.looks import LOOK_LEASE_SECONDS
+from ..resources.providers.profile import Profile
 from ..resources.providers.protocol import BatchProvider
 from ..resources.render import cut
 from .plan import REQUEST_COLUMNS
@@ -69,13 +73,18 @@ def _missing(
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     manifests = [home.manifest(name) for _, name in snapshot.open_manifests]
-    unanswered = unanswered_sql("request", manifests, *answers_of(home, snapshot))
+    limited = ledger.looks.spec(plan.task).limit is not None
+    unanswered = unanswered_sql("request", manifests, *answers_of(home, snapshot), limited=limited)
+    # One limit per file; within it, requests stay in the order of the source.
     engine.execute(f"""
-        CREATE TEMP TABLE missing AS SELECT row_number() OVER () - 1 AS n, key, bytes FROM ({unanswered})
+        CREATE TEMP TABLE missing AS
+        SELECT row_number() OVER ({"ORDER BY limit_factor, n" if limited else ""}) - 1 AS n, key, bytes, limit_factor
+        FROM (SELECT *, row_number() OVER () AS n FROM ({unanswered}))
     """)
-    sizes = np.asarray(engine.execute("SELECT bytes FROM missing ORDER BY n").fetchnumpy()["bytes"], dtype=np.int64)
+    found = engine.execute("SELECT bytes, limit_factor FROM missing ORDER BY n").fetchnumpy()
+    factors, sizes = np.asarray(found["limit_factor"]), np.asarray(found["bytes"], dtype=np.int64)
     attempts: list[Attempt] = []
-    for start, end in cut(sizes, provider.profile):
+    for start, end, factor in _shards(sizes, factors, provider.profile):
         attempt = AttemptId(ledger.clock.token())
         name = f"{attempt}.parquet"
         shard = f"SELECT n - {start} AS row, key FROM missing WHERE n >= {start} AND n < {end} ORDER BY n"
@@ -91,9 +100,20 @@ def _missing(
                 manifest=name,
                 rows=end - start,
                 created_at=ledger.clock.now(),
+                limit_factor=factor,
             )
         )
     return attempts, _overlapping(engine, home, snapshot)
+
+
+def _shards(
+    sizes: npt.NDArray[np.int64], factors: npt.NDArray[np.int64], profile: Profile
+) -> Iterator[tuple[int, int, int]]:
+    """Rows [start, end) of each attempt and its factor; rows of one factor follow each other."""
+    for factor in np.unique(factors):
+        first, last = np.searchsorted(factors, [factor, factor + 1])
+        for start, end in cut(sizes[first:last], profile):
+            yield int(first) + start, int(first) + end, int(factor)
 
 
 def _overlapping(engine: duckdb.DuckDBPyConnection, home: Home, snapshot: Snapshot) -> list[str]:
@@ -115,7 +135,8 @@ def unfinished(ledger: Ledger, plan: Plan) -> int:
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     try:
-        missing = unanswered_sql("request", [], *answers_of(home, ledger.looks.snapshot(plan.task)))
+        limited = ledger.looks.spec(plan.task).limit is not None
+        missing = unanswered_sql("request", [], *answers_of(home, ledger.looks.snapshot(plan.task)), limited=limited)
         return int(rows(engine, f"SELECT count(*) FROM ({missing})")[0][0])
     except duckdb.Error as error:
         raise readable(error, home.folder) from error

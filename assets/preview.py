@@ -39,8 +39,11 @@ def reasons(engine: duckdb.DuckDBPyConnection, relation: str) -> str:
     """The most frequent reasons of a table's error rows as a Markdown table; empty if it has none."""
     found = rows(
         engine,
-        f"""SELECT count(*)::VARCHAR, {STATUS}, left({ERROR}, 3 * {_CELL}) AS error FROM {relation}
-        WHERE {STATUS} <> 'ok' GROUP BY {STATUS}, error ORDER BY count(*) DESC, {STATUS}, error LIMIT {_REASONS}""",
+        f"""
+        SELECT count(*)::VARCHAR, {STATUS}, left(split_part({ERROR}, chr(10), 1), 3 * {_CELL}) AS why
+        FROM {relation} WHERE {STATUS} <> 'ok'
+        GROUP BY {STATUS}, why ORDER BY count(*) DESC, {STATUS}, why
+        LIMIT {_REASONS}""",
     )
     return _table(["rows", STATUS, ERROR], found, width=3 * _CELL) if found else ""
 

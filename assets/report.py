@@ -11,7 +11,7 @@ import dagster as dg
 from ..resources.answers import COLUMNS, MANIFEST_COLUMNS
 from ..resources.duck import connect, parquet, rows
 from ..resources.home import Home
-from ..resources.ledger import Attempt, Ledger, Plan
+from ..resources.ledger import AnswersFile, Attempt, Ledger, Plan
 from .collect import Collected
 from .run import MODEL_METADATA
 from .task import TaskSpec
@@ -58,8 +58,7 @@ def result(ledger: Ledger, plan: Plan, spec: TaskSpec, collected: Collected) -> 
         "batch_llm/rows_asked": plan.asked,
         "batch_llm/rows_reused": reused(ledger, plan),
         "batch_llm/rows_failed": sum(map(_failed, collected.statuses.values())),
-        "batch_llm/input_tokens": sum(file.input_tokens for file in files),
-        "batch_llm/output_tokens": sum(file.output_tokens for file in files),
+        **tokens(files),
         "batch_llm/seconds": round(ledger.clock.now() - plan.created_at, 1),
         "batch_llm/batches": len(attempts),
         "batch_llm/batch_ids": [attempt.batch_id for attempt in attempts if attempt.batch_id],
@@ -68,6 +67,18 @@ def result(ledger: Ledger, plan: Plan, spec: TaskSpec, collected: Collected) -> 
         "batch_llm/plan": plan.id,
         **{name: dg.MetadataValue.md(text) for name, text in shown.items() if text},
     }
+
+
+def tokens(files: Sequence[AnswersFile]) -> dict[str, int]:
+    """What was paid, as far as the provider said; a sum of nothing but unknown numbers is left out."""
+    known = {
+        "batch_llm/input_tokens": sum(file.input_tokens for file in files),
+        "batch_llm/output_tokens": sum(file.output_tokens for file in files),
+    }
+    unmetered = sum(file.unmetered for file in files)
+    if not unmetered:
+        return known
+    return {name: count for name, count in known.items() if count} | {"batch_llm/rows_without_tokens": unmetered}
 
 
 def by_partition(ledger: Ledger, plan: Plan, collected: Collected) -> dict[str, dict[str, int]]:

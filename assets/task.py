@@ -101,7 +101,7 @@ class TaskSpec:
         """What a column of the table holds, for people."""
         ours = {
             STATUS: "ok, or why there is no answer",
-            ERROR: "what went wrong, in words",
+            ERROR: "what went wrong; on further lines how often it was asked, and the answer if there was one",
             PARTITION: "the partition that the row belongs to",
         }
         outputs = {column.name: column.description for column in self.columns}

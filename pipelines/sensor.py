@@ -16,7 +16,7 @@ from ..resources.late import HORIZON_SECONDS
 from ..resources.ledger import Attempt, AttemptState, Ledger, Plan, PlanState
 from ..resources.machine import BatchMachine
 from ..resources.operations.advice import ADVICE
-from ..resources.operations.waits import WINDOW_SECONDS, overdue, window_seconds
+from ..resources.operations.waits import WINDOW_SECONDS, new_troubles, overdue, window_seconds
 from .continuation import collect_requests
 from .providers import providers_of
 
@@ -85,7 +85,11 @@ def _look_at_providers(
     with contextlib.closing(BatchMachine(ledger, providers, SENSOR_NAME)) as machine:
         for llm in providers:
             try:
-                seen += machine.poll(llm, until=until)
+                due = ledger.attempts.due([AttemptState.SUBMITTED], llm)
+                polled = machine.poll(llm, attempts=due, until=until)
+                seen += polled
+                if trouble := new_troubles([a.message for a in polled], [a.message for a in due]):
+                    context.log.warning(trouble)
                 for attempt in ledger.attempts.due(_UNSETTLED, llm):
                     if ledger.clock.monotonic() < until:
                         machine.reconcile(attempt.id)

@@ -12,9 +12,10 @@ import duckdb
 from .duck import connect, literal, parquet, rows, write_parquet
 from .errors import StorageError
 from .home import Home
-from .ledger import AnswersFile, Attempt, Ledger, Snapshot
+from .ledger import AnswersFile, Attempt, Incident, Ledger, Snapshot
 from .providers.wire import result_sql
 from .request import RequestSpec
+from .result_lines import read_results
 
 COLUMNS = (
     "key VARCHAR, outcome VARCHAR, answer VARCHAR, vector FLOAT[], reason VARCHAR, "
@@ -26,8 +27,8 @@ MAX_TRIES = 3
 """Answers that came back unusable this often make a key final; it then becomes an error row."""
 MAX_UNRUN = 5
 """Batches that ended before a key's turn; nothing was paid for it, but it can't go on for ever."""
-
-_MAX_LINE_BYTES = 256 * 1024 * 1024
+_MAX_DOUBLINGS = 6
+"""Of an output limit: tries and retries may be many, and no model writes that much."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,30 @@ class Parsed:
         file: The answers file; its outcomes add up to the rows of the manifest.
         lines: Result lines that could be read.
         unknown: Result lines whose custom_id is none of ours.
+        unreadable: Result lines that couldn't be read as they are; some of them told their row nevertheless.
     """
 
     file: AnswersFile
     lines: int
     unknown: int
+    unreadable: int
+
+    def incidents(self, batch: str, folder: Path) -> list[Incident]:
+        """What a person should know of a batch whose result files are kept in `folder`."""
+        found: list[Incident] = []
+        if self.unknown:
+            said = (
+                f"{self.unknown} of {self.lines} results of batch {batch} carry ids that were never sent; they were "
+                f"left out. The files are kept in {folder}."
+            )
+            found.append(Incident("unknown rows", batch, said))
+        if self.unreadable:
+            said = (
+                f"{self.unreadable} lines in the result files of batch {batch} can't be read. A row that can still be "
+                f"told has its answer or its reason; the others are missing. The files are kept in {folder}."
+            )
+            found.append(Incident("unreadable lines", batch, said))
+        return found
 
 
 def parse_results(
@@ -67,16 +87,12 @@ def parse_results(
         absent: The outcome of a row that no file speaks of; None leaves it out.
     """
     engine = connect()
-    engine.execute(f"CREATE TEMP VIEW lines AS {_lines(results)}")
     ours = literal(f"^(?:{'|'.join(tokens)})-(0|[1-9][0-9]{{0,17}})$")
-    engine.execute(f"""
-        CREATE TEMP TABLE result AS
-        SELECT *, row_number() OVER () AS n, TRY_CAST(regexp_extract(custom_id, {ours}, 1) AS BIGINT) AS row,
-        FROM ({result_sql(spec)})
-    """)
+    row = f"TRY_CAST(regexp_extract(custom_id, {ours}, 1) AS BIGINT)"
+    unreadable = read_results(engine, results, f"SELECT *, {row} AS row FROM ({result_sql(spec)})")
     engine.execute(f"CREATE TEMP VIEW manifest AS FROM {parquet([manifest], MANIFEST_COLUMNS)}")
     write_parquet(engine, _matched(absent), target)
-    return _summary(engine, name, target)
+    return _summary(engine, name, target, unreadable)
 
 
 def parse_attempt(
@@ -90,7 +106,7 @@ def parse_attempt(
     """`parse_results` for a ledger's attempt: all its sends may speak in the files."""
     home = Home(ledger.home)
     return parse_results(
-        ledger.looks.spec(attempt.task),
+        ledger.looks.spec(attempt.task).enlarged(attempt.limit_factor),
         results,
         manifest=home.manifest(attempt.manifest),
         tokens=[send.token for send in ledger.attempts.sends(attempt.id)],
@@ -106,17 +122,6 @@ def answers_of(home: Home, snapshot: Snapshot) -> tuple[list[Path], list[Path]]:
     return list(files.values()), [path for name, path in files.items() if name in snapshot.forgiven]
 
 
-def _lines(results: Sequence[Path]) -> str:
-    filled = [path for path in results if path.stat().st_size > 0]
-    if not filled:
-        return "SELECT NULL::JSON AS line WHERE false"
-    listed = ", ".join(literal(str(path)) for path in filled)
-    return (
-        f"SELECT json AS line FROM read_ndjson_objects([{listed}], ignore_errors=true, "
-        f"maximum_object_size={_MAX_LINE_BYTES}) WHERE json IS NOT NULL"
-    )
-
-
 def _matched(absent: Literal["missing", "expired"] | None) -> str:
     reasons = {
         "missing": "the provider returned nothing for this row",
@@ -129,9 +134,9 @@ def _matched(absent: Literal["missing", "expired"] | None) -> str:
             answer,
             vector,
             CASE WHEN outcome IS NULL THEN {literal(reasons.get(absent or "", ""))} ELSE reason END AS reason,
-            coalesce(input_tokens, 0) AS input_tokens,
-            coalesce(cached_tokens, 0) AS cached_tokens,
-            coalesce(output_tokens, 0) AS output_tokens,
+            input_tokens,
+            cached_tokens,
+            output_tokens,
         FROM manifest {"LEFT" if absent else "INNER"} JOIN (
             FROM result WHERE row IS NOT NULL
             QUALIFY row_number() OVER (PARTITION BY row ORDER BY outcome <> 'ok', n) = 1
@@ -139,37 +144,56 @@ def _matched(absent: Literal["missing", "expired"] | None) -> str:
     """
 
 
-def _summary(engine: duckdb.DuckDBPyConnection, name: str, target: Path) -> Parsed:
+def _summary(engine: duckdb.DuckDBPyConnection, name: str, target: Path, unreadable: int) -> Parsed:
     outcomes = rows(engine, f"SELECT outcome, count(*) FROM {parquet([target], COLUMNS)} GROUP BY outcome")
-    lines, unknown, paid_in, paid_out = rows(
+    lines, unknown, unmetered, paid_in, paid_out = rows(
         engine,
-        """SELECT count(*), count(*) FILTER (manifest.row IS NULL),
+        """SELECT count(custom_id), count(*) FILTER (custom_id IS NOT NULL AND manifest.row IS NULL),
+            count(*) FILTER (unmetered AND manifest.row IS NOT NULL),
             coalesce(sum(input_tokens), 0)::BIGINT, coalesce(sum(output_tokens), 0)::BIGINT
         FROM result LEFT JOIN manifest ON manifest.row = result.row""",
     )[0]
-    file = AnswersFile(name, dict(outcomes), int(paid_in), int(paid_out))
-    return Parsed(file, int(lines), int(unknown))
+    file = AnswersFile(name, dict(outcomes), int(paid_in), int(paid_out), int(unmetered))
+    return Parsed(file, int(lines), int(unknown), unreadable)
 
 
 def unanswered_sql(
-    keys: str, open_manifests: Sequence[Path], answers: Sequence[Path], forgiven: Sequence[Path] = ()
+    keys: str,
+    open_manifests: Sequence[Path],
+    answers: Sequence[Path],
+    forgiven: Sequence[Path] = (),
+    *,
+    limited: bool = False,
 ) -> str:
-    """SQL for the keys of relation ``keys`` that are neither open, nor answered, nor given up."""
+    """SQL for the keys of relation ``keys`` that are neither open, nor answered, nor given up.
+
+    Args:
+        keys: Has a column ``key``.
+        open_manifests: Of attempts that are under way.
+        answers: The task's answers files.
+        forgiven: Those of them whose failures don't count.
+        limited: Whether the task limits its answers. A column ``limit_factor`` says then how much larger the limit
+            has to be; where only the model's own end cut an answer off, asking again would cut it off again.
+    """
+    cut_off = f"SELECT key, count(*) AS times FROM {parquet(answers, COLUMNS)} WHERE outcome = 'truncated' GROUP BY key"
+    factor = f"1::BIGINT << least(coalesce(cut_off.times, 0), {_MAX_DOUBLINGS})" if limited else "1::BIGINT"
     return f"""
-        SELECT {keys}.* FROM {keys}
-        ANTI JOIN ({_final_sql(answers, forgiven)}) AS final ON final.key = {keys}.key
+        SELECT {keys}.*, {factor} AS limit_factor FROM {keys}
+        ANTI JOIN ({_final_sql(answers, forgiven, limited)}) AS final ON final.key = {keys}.key
         ANTI JOIN (SELECT key FROM {parquet(open_manifests, MANIFEST_COLUMNS)}) AS open ON open.key = {keys}.key
+        {f"LEFT JOIN ({cut_off}) AS cut_off ON cut_off.key = {keys}.key" if limited else ""}
     """
 
 
-def given_up_sql(answers: Sequence[Path], forgiven: Sequence[Path] = ()) -> str:
+def given_up_sql(answers: Sequence[Path], forgiven: Sequence[Path] = (), *, limited: bool = False) -> str:
     """SQL for the keys that won't be asked again although they have no answer: refused, or failed too often."""
-    return f"SELECT key FROM ({_final_sql(answers, forgiven)}) WHERE NOT answered"
+    return f"SELECT key FROM ({_final_sql(answers, forgiven, limited)}) WHERE NOT answered"
 
 
-def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path]) -> str:
+def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], limited: bool) -> str:
     """Keys that aren't asked again; of the files that are `forgiven`, all of them in `answers`, only answers count."""
     counted = parquet([path for path in answers if path not in set(forgiven)], COLUMNS)
+    at_once = "'ok', 'refused'" if limited else "'ok', 'refused', 'truncated'"
     return f"""
         SELECT key, bool_or(outcome = 'ok') AS answered
         FROM (
@@ -177,19 +201,19 @@ def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path]) -> str:
             UNION ALL SELECT key, outcome FROM {parquet(forgiven, COLUMNS)} WHERE outcome = 'ok'
         )
         GROUP BY key HAVING
-            bool_or(outcome IN ('ok', 'refused'))
+            bool_or(outcome IN ({at_once}))
             OR count(*) FILTER (outcome <> 'expired') >= {MAX_TRIES}
             OR count(*) >= {MAX_UNRUN}
     """
 
 
 def best_sql(answers: Sequence[Path]) -> str:
-    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last."""
+    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last; and its tries."""
     listed = ", ".join(f"({number}, {literal(str(path))})" for number, path in enumerate(answers))
     if not listed:
-        return f"SELECT * FROM {parquet([], COLUMNS)}"
+        return f"SELECT *, NULL::BIGINT AS tries FROM {parquet([], COLUMNS)}"
     return f"""
-        SELECT found.* EXCLUDE (filename)
+        SELECT found.* EXCLUDE (filename), count(*) OVER (PARTITION BY key) AS tries
         FROM read_parquet([{", ".join(literal(str(path)) for path in answers)}], filename=true) AS found
         JOIN (VALUES {listed}) AS file(n, path) ON file.path = found.filename
         QUALIFY row_number() OVER (
@@ -198,7 +222,7 @@ def best_sql(answers: Sequence[Path]) -> str:
     """
 
 
-def readable(error: duckdb.Error, folder: Path) -> StorageError:
+def readable(error: duckdb.Error | OSError, folder: Path) -> StorageError:
     """A named file that can't be read stops everything: it never means that there are no answers."""
     return StorageError(
         f"A file of a plan, its manifests or answers under {folder} can't be read ({error}). Put it back from a "

@@ -117,12 +117,15 @@ class LateArrivals:
             with suppress(ProviderError):
                 self._provider.cancel(batch.id)
             return
-        paths = self._provider.fetch(batch, home.late_results(attempt.id, digest(link.batch_id)))
+        folder = home.late_results(attempt.id, digest(link.batch_id))
+        paths = self._provider.fetch(batch, folder)
         try:
             parsed = parse_attempt(self._ledger, attempt, paths, name=name, absent=None)
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:
             raise readable(error, home.folder) from error
         self._attempts.index_late(attempt, parsed.file)
+        for incident in parsed.incidents(batch.id, folder):
+            self._attempts.incident(incident.kind, incident.subject, incident.message)
 
 
 def late_name(attempt: Attempt, batch_id: str) -> str:

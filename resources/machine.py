@@ -95,7 +95,7 @@ class BatchMachine:
             write_request_file(
                 path,
                 profile=provider.profile,
-                spec=self.ledger.looks.spec(attempt.task),
+                spec=self.ledger.looks.spec(attempt.task).enlarged(attempt.limit_factor),
                 manifest=self.home.manifest(attempt.manifest),
                 requests=self.home.requests(attempt.plan),
                 token=token,
@@ -329,13 +329,13 @@ class BatchMachine:
         absent = "expired" if cut_short else "missing"
         try:
             parsed = parse_attempt(self.ledger, attempt, paths, name=name, absent=absent)
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:
             raise readable(error, self.home.folder) from error
         counted = sum(batch.completed + batch.failed for batch in batches)
         if parsed.lines < counted and self._clock.now() < (attempt.ended_at or 0.0) + _FILES_LATE_SECONDS:
             # A file that was cut at the end of a line looks whole, and the rows beyond would be asked and paid again.
             for path in (target, *paths):
-                path.unlink()
+                path.unlink(missing_ok=True)
             self._attempts.release(attempt, due=self._clock.now() + 15.0)
             return
         try:
@@ -343,13 +343,8 @@ class BatchMachine:
         except StaleFenceError:
             target.unlink()
             raise
-        if parsed.unknown:
-            self._attempts.incident(
-                "unknown rows",
-                batches[0].id,
-                f"{parsed.unknown} of {parsed.lines} results of batch {batches[0].id} carry ids that were never sent; "
-                f"they were left out. The files are kept in {self.home.results(attempt.id, 0).parent}.",
-            )
+        for incident in parsed.incidents(batches[0].id, self.home.results(attempt.id, 0).parent):
+            self._attempts.incident(incident.kind, incident.subject, incident.message)
 
     # ---- any state ---------------------------------------------------------------------------------------------------
 

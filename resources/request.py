@@ -8,11 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any, NewType, cast
 
 TaskHash = NewType("TaskHash", str)
+
+
+_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 
 
 class Operation(StrEnum):
@@ -57,6 +60,20 @@ class RequestSpec:
     def task(self) -> TaskHash:
         """sha256 of the canonical JSON, 64 hexadecimal characters."""
         return TaskHash(hashlib.sha256(self.to_json().encode()).hexdigest())
+
+    @property
+    def limit(self) -> int | None:
+        """The longest answer in tokens that the parameters allow; None for the model's own end."""
+        return min((self.parameters[name] for name in _LIMITS if _is_count(self.parameters.get(name))), default=None)
+
+    def enlarged(self, factor: int) -> RequestSpec:
+        """The same question with room for longer answers: no other task, but another request body."""
+        larger = {name: self.parameters[name] * factor for name in _LIMITS if _is_count(self.parameters.get(name))}
+        return replace(self, parameters={**self.parameters, **larger})
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _canonical(value: Any) -> Any:

@@ -65,7 +65,7 @@ class DuckDBTables(TableStore):
         if found:
             raise StorageError(
                 f"{self.path} has a table {'.'.join(found[0])!r}, and DuckDB can't tell {table_name(key)} from it: "
-                "only capital letters differ. Rename one of the assets, or use ParquetTables; nothing was asked or written."
+                "only capital letters differ. Rename one of the assets, or use ParquetTables; nothing was asked."
             )
 
     def metadata(self, key: dg.AssetKey) -> dict[str, Any]:

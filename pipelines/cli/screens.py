@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ...assets.report import reused
+from ...assets.report import reused, tokens
 from ...resources.ledger import OPEN_ATTEMPTS, Attempt, Ledger, Plan, PlanId, PlanState, schema
 from ...resources.operations import advice, why_it_waits
 from ...resources.providers import profile
@@ -71,7 +71,7 @@ def _line(ledger: Ledger, plan: Plan, attempt: Attempt | None, now: float) -> Li
         table=table_of(plan),
         llm=attempt.llm,
         batch=attempt.batch_id or attempt.id,
-        state=state + ended,
+        state=state + ended + (f": {attempt.message}" if attempt.message else ""),
         rows=attempt.rows,
         done=attempt.completed,
         failed=attempt.failed,
@@ -104,10 +104,14 @@ def done(ledger: Ledger, limit: int) -> RenderableType:
     for plan in plans[: -limit - 1 : -1]:
         attempts = [attempt.id for attempt in ledger.attempts.all_of_plan(plan.id) if attempt.plan == plan.id]
         files = ledger.attempts.answers(attempts)
-        paid = sum(file.input_tokens for file in files), sum(file.output_tokens for file in files)
+        paid = tokens(files)
+        shown = (paid.get(f"batch_llm/{kind}_tokens") for kind in ("input", "output"))
+        least = "≥ " if "batch_llm/rows_without_tokens" in paid else ""
+        known = ("unknown" if count is None else f"{least}{count:,}" for count in shown)
         failed = sum(count for file in files for outcome, count in file.outcomes.items() if outcome != "ok")
-        numbers = (plan.rows, plan.asked, reused(ledger, plan), failed, *paid)
-        table.add_row(plain(table_of(plan)), *(f"{number:,}" for number in numbers), moment(plan.closed_at or 0))
+        numbers = (plan.rows, plan.asked, reused(ledger, plan), failed)
+        ended = moment(plan.closed_at or 0)
+        table.add_row(plain(table_of(plan)), *(f"{number:,}" for number in numbers), *known, ended)
     return table
 
 

@@ -56,6 +56,7 @@ class Attempt:
     closed_at: float | None = None
     message: str | None = None
     unwanted_at: float | None = None
+    limit_factor: int = 1
 
 
 class Attempts:
@@ -322,7 +323,7 @@ def void_unsent(c: Connection, plan: str, now: float) -> int:
 
 def answers_file(row: Row[Any]) -> AnswersFile:
     """A row of `schema.answers`."""
-    return AnswersFile(row.file, json.loads(row.outcomes), row.input_tokens, row.output_tokens)
+    return AnswersFile(row.file, json.loads(row.outcomes), row.input_tokens, row.output_tokens, row.unmetered)
 
 
 def _answers_row(attempt: Attempt, answers: AnswersFile, now: float) -> dict[str, Any]:
@@ -333,6 +334,7 @@ def _answers_row(attempt: Attempt, answers: AnswersFile, now: float) -> dict[str
         "outcomes": json.dumps(dict(answers.outcomes), sort_keys=True),
         "input_tokens": answers.input_tokens,
         "output_tokens": answers.output_tokens,
+        "unmetered": answers.unmetered,
         "at": now,
     }
 

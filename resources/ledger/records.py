@@ -35,12 +35,13 @@ class Link:
 
 @dataclass(frozen=True)
 class AnswersFile:
-    """An immutable answers file and what its rows came to."""
+    """An immutable answers file, what its rows came to, and how many were answered without a word about tokens."""
 
     file: str
     outcomes: Mapping[str, int]
     input_tokens: int
     output_tokens: int
+    unmetered: int = 0
 
 
 @dataclass(frozen=True)

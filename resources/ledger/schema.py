@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = "0002"
+SCHEMA_VERSION = "0003"
 """The newest alembic revision; a test compares it with the migrations folder."""
 
 metadata = MetaData()
@@ -118,6 +118,7 @@ attempt = Table(
     Column("closed_at", Float),
     Column("message", Text),
     Column("unwanted_at", Float, comment="since when its batch is to be cancelled, unless an open plan waits for it"),
+    Column("limit_factor", Integer, nullable=False, server_default="1", comment="times the task's output limit"),
 )
 Index("attempt_by_task", attempt.c.task, attempt.c.state)
 Index("attempt_by_state", attempt.c.state, attempt.c.due)
@@ -168,6 +169,7 @@ answers = Table(
     Column("outcomes", Text, nullable=False, comment="JSON: rows per outcome; they add up to the rows sent"),
     Column("input_tokens", _TOKENS, nullable=False),
     Column("output_tokens", _TOKENS, nullable=False),
+    Column("unmetered", Integer, nullable=False, server_default="0", comment="answered, and no word about tokens"),
     Column("at", Float, nullable=False),
 )
 Index("answers_by_task", answers.c.task)

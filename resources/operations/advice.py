@@ -11,6 +11,9 @@ ADVICE: Mapping[str, str] = {
     "later than 30 minutes after the create: tell it, naming the batch, and ask for the money back.",
     "unknown rows": "The batch's result file has lines of somebody else. Nothing of them was used. Ask the provider, "
     "and look whether another program writes into the same account's files.",
+    "unreadable lines": "Rows of these lines that have no answer are asked again, three times in all. Look at the "
+    "files that the message names: if the provider writes them so, tell it, naming the batch; if the disk is bad, "
+    "look after that.",
     "tick": "The sensor skips this run's tables until the cause is mended. Read the message; if a definition was "
     "changed or removed, bring it back, or end the plans: dagster-batch-llm cancel TABLE.",
     "unreachable plan": "Bring the asset or partition back, and its plan goes on; or materialize it under its new "

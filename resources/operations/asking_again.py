@@ -47,13 +47,14 @@ def given_up(ledger: Ledger, table: str) -> list[GivenUp]:
 
 
 def _of_task(ledger: Ledger, task: TaskHash) -> GivenUp:
-    home, snapshot = Home(ledger.home), ledger.looks.snapshot(task)
+    home, snapshot, spec = Home(ledger.home), ledger.looks.snapshot(task), ledger.looks.spec(task)
+    keys_sql = given_up_sql(*answers_of(home, snapshot), limited=spec.limit is not None)
     try:
-        keys = rows(connect(), f"SELECT count(*) FROM ({given_up_sql(*answers_of(home, snapshot))})")[0][0]
+        keys = rows(connect(), f"SELECT count(*) FROM ({keys_sql})")[0][0]
     except duckdb.Error as error:
         raise readable(error, home.folder) from error
     tables = sorted({plan.asset for plan in ledger.plans.find(schema.plan.c.task == task)})
-    return GivenUp(task, ledger.looks.spec(task).model, tuple(tables), int(keys))
+    return GivenUp(task, spec.model, tuple(tables), int(keys))
 
 
 def ask_again(ledger: Ledger, found: GivenUp) -> None:

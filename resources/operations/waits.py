@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ..ledger import Attempt, AttemptState, Ledger, Plan
 
@@ -27,6 +27,15 @@ def _last_message(ledger: Ledger, plan: Plan) -> str | None:
     told = [m for _, _, subject, m in ledger.attempts.dated_incidents() if subject in {plan.id, plan.origin}]
     noted = [attempt.message for attempt in ledger.attempts.all_of_plan(plan.id) if attempt.message]
     return plan.message or next(iter([*reversed(told), *reversed(noted)]), None)
+
+
+def new_troubles(messages: Iterable[str | None], known: Iterable[str | None]) -> str | None:
+    """One line for what is wrong with some attempts and wasn't known to be; None if there is nothing new."""
+    new = sorted({message for message in messages if message}.difference(known))
+    if not new:
+        return None
+    others = f" (and {len(new) - 1} more such messages; see dagster-batch-llm status)" if len(new) > 1 else ""
+    return f"{new[0]}{others} It will be tried again."
 
 
 def overdue(attempts: Sequence[Attempt], now: float, window: float = WINDOW_SECONDS) -> list[Attempt]:

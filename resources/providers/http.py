@@ -143,6 +143,7 @@ class HttpClient:
         text = self._without_key(response.text)
         try:
             body = json.loads(text)
+            body = _paired(body) if "\\u" in text else body
         except (ValueError, RecursionError) as error:
             raise AmbiguousError(
                 f"{self._name}: {request.method} {request.url.path} was answered with something that is not JSON "
@@ -222,6 +223,12 @@ def _pause(error: Exception) -> bool | float:
 def _quoted(text: str) -> str:
     """A stranger's words on one line, without control characters, at most 300 long."""
     return repr(_CONTROL.sub(" ", text)[:300])
+
+
+def _paired(body: Any) -> Any:
+    """A reply in which a half of a surrogate pair, which no file or database takes, is a replacement character."""
+    text = json.dumps(body, ensure_ascii=False).encode("utf-16", "surrogatepass")
+    return json.loads(text.decode("utf-16", "replace"))
 
 
 def _words(response: httpx.Response) -> tuple[str | None, str]:

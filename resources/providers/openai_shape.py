@@ -7,10 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 from ..clock import Clock, SystemClock
 from ..errors import AmbiguousError, RefusedError
 from ..file_names import digest
+from ..visible import visible
 from .http import HttpClient
 from .profile import Profile
 from .protocol import Batch, Listing, Phase, Problem
@@ -18,6 +20,8 @@ from .protocol import Batch, Listing, Phase, Problem
 TOKEN_KEY = "batch_llm_token"  # noqa: S105 - the metadata key that marks a batch as ours, not a secret
 _PAGE = 100
 _LONGEST_LAST_LINE = 64 * 1024 * 1024
+_END_OF_TIME = 253_402_300_800
+_MOST = 2**31  # what the ledger keeps of a count
 
 _PHASES = {
     "validating": Phase.QUEUED,
@@ -80,7 +84,7 @@ class OpenAIShape:
         return parse_batch(reply.body)
 
     def check(self, batch_id: str) -> Batch:
-        return parse_batch(self._http.get(f"/batches/{batch_id}").body)
+        return parse_batch(self._http.get(f"/batches/{_part(batch_id)}").body)
 
     def list(self, since: float) -> Listing:
         started = self._clock.now()
@@ -94,11 +98,12 @@ class OpenAIShape:
             oldest = since + (offset[0] - 300.0 if offset else -3600.0)
             page = _object(reply.body)
             batches = [parse_batch(item) for item in _listed(page)]
+            known = len(found)
             # An older one is kept too: its time may be as wrong as a clock can be, and ours is known by its token.
             found |= {b.id: b for b in batches}
             # A server that doesn't say whether there is more may cut pages as it likes: only an empty one is the last.
             ended = _reaches_past(batches, oldest) or not page.get("has_more", True) or not batches
-            if ended or batches[-1].id == params.get("after"):  # the same page again: it can't be paged through
+            if ended or len(found) == known:  # nothing but what was listed before: it can't be paged through
                 return Listing(tuple(found.values()), complete=ended, started_at=started, clock_offset=offset)
             params = {"limit": _PAGE, "after": batches[-1].id}
 
@@ -107,9 +112,9 @@ class OpenAIShape:
         for file_id in batch.result_files:
             # A file may turn up later than another one, and its id is a stranger's word, so neither names the path.
             path = folder / f"{digest(file_id)}.jsonl"
-            self._http.download(f"/files/{file_id}/content", path)
+            self._http.download(f"/files/{_part(file_id)}/content", path)
             if not _ends_whole(path):
-                path.unlink()
+                path.unlink(missing_ok=True)
                 raise AmbiguousError(
                     f"{self._profile.name}: result file {file_id} of batch {batch.id} came without its end. "
                     "It will be fetched again."
@@ -119,14 +124,14 @@ class OpenAIShape:
 
     def cancel(self, batch_id: str) -> None:
         try:
-            self._http.post_once(f"/batches/{batch_id}/cancel", None, _always)
+            self._http.post_once(f"/batches/{_part(batch_id)}/cancel", None, _always)
         except (RefusedError, AmbiguousError):  # servers say 400 or 409 of a batch that has ended
             if not self.check(batch_id).phase.ended:
                 raise
 
     def delete_file(self, file_id: str) -> None:
         try:
-            self._http.delete(f"/files/{file_id}")
+            self._http.delete(f"/files/{_part(file_id)}")
         except RefusedError as error:
             if error.status != 404:
                 raise
@@ -146,7 +151,7 @@ def parse_batch(body: object) -> Batch:
         status=status,
         created_at=_seconds(job.get("created_at")),
         expires_at=_seconds(job.get("expires_at")),
-        input_file_id=job.get("input_file_id"),
+        input_file_id=str(job["input_file_id"]) if job.get("input_file_id") else None,
         metadata={str(k): str(v) for k, v in metadata.items()},
         total=_count(counts.get("total")),
         completed=_count(counts.get("completed")),
@@ -165,15 +170,21 @@ def _reaches_past(batches: Sequence[Batch], oldest: float) -> bool:
 
 def _problem(body: object) -> Problem:
     fields = _mapping(body) or {"message": body}
-    return Problem(str(fields.get("code")), str(fields.get("message")), _count(fields.get("line")) or None)
+    return Problem(visible(str(fields.get("code"))), str(fields.get("message")), _count(fields.get("line")) or None)
 
 
 def _id(body: Mapping[str, Any]) -> str:
     """The one field that a reply can't do without."""
     found: object = body.get("id")
-    if not isinstance(found, str | int) or not found:
+    name = str(found) if isinstance(found, str | int) and found else ""
+    if not name.isprintable() or name in {"", ".", ".."}:
         raise AmbiguousError(f"The server answered {str(body)[:100]!r}, which has no id.")
-    return str(found)
+    return name
+
+
+def _part(name: str) -> str:
+    """A stranger's id as one part of a path."""
+    return quote(name, safe="")
 
 
 def _object(body: object) -> dict[str, Any]:
@@ -201,15 +212,18 @@ def _items(body: Mapping[str, Any]) -> list[object]:
 
 
 def _seconds(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
+    """A time that can be one: Unix seconds before the year 10000."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < _END_OF_TIME else None
 
 
 def _count(value: object) -> int:
-    return value if isinstance(value, int) else 0
+    return value if isinstance(value, int) and 0 <= value < _MOST else 0
 
 
 def _ends_whole(path: Path) -> bool:
     """Whether the last line is ended, or at least whole: not every server ends it."""
+    if not path.exists():
+        return False  # another worker, which slept beyond its lease, found it cut short and removed it
     with path.open("rb") as stream:
         size = stream.seek(0, 2)
         if size == 0:

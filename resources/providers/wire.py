@@ -29,10 +29,27 @@ _REASON = f"""CASE
     WHEN outcome = 'ok' THEN NULL
     WHEN outcome = 'refused' AND status NOT IN {_FINAL}
         THEN coalesce(refusal, 'stopped by the provider''s content filter')
-    WHEN outcome = 'truncated' THEN 'the answer was cut off at the output limit'
+    WHEN outcome = 'truncated' THEN cut_off
     WHEN outcome = 'invalid' THEN invalid
     ELSE coalesce(said, 'the provider gave neither an answer nor a reason')
 END"""
+
+_CONTENT = """CASE json_type(body->'$.choices[0].message.content')
+    WHEN 'ARRAY' THEN nullif(array_to_string(body->>'$.choices[0].message.content[*].text', ''), '')
+    ELSE body->>'$.choices[0].message.content'
+END"""
+"""The answer's text; some servers cut it into parts."""
+_BEGINNING = r"regexp_replace(left(body->>'$', 200), '\s+', ' ', 'g')"
+_STRANGE = f"'instead of an answer the provider sent ' || {_BEGINNING}"
+_NOTHING = f"""CASE
+    WHEN (body->'$.choices') IS NULL AND json_type(body) <> 'NULL' THEN {_STRANGE}
+    WHEN (body->'$.choices[0].message.tool_calls[0]') IS NOT NULL THEN 'the model called a tool instead of answering'
+    ELSE 'the answer is empty'
+END"""
+_SAID = f"""CASE WHEN error IS NOT NULL OR status IS NULL OR status NOT BETWEEN 200 AND 299 THEN nullif(concat_ws(
+    ': ', coalesce(code, 'status ' || status), coalesce(words, CASE WHEN body::VARCHAR <> '{{}}' THEN {_BEGINNING} END)
+), '') END"""
+"""What was said of a row that failed: the provider's error, else the beginning of what it sent, such as a web page."""
 
 
 def request_body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
@@ -88,10 +105,11 @@ def result_sql(spec: RequestSpec) -> str:
     """SQL that turns result lines, ``lines(line JSON)``, into one row each, in the order of the lines.
 
     Columns: custom_id, outcome, answer (text or JSON; NULL for a vector), vector, reason, input_tokens,
-    cached_tokens, output_tokens. What a line says is decided by its content, never by the file it came in.
+    cached_tokens and output_tokens (NULL if the provider doesn't say), and unmetered: answered, and it doesn't say.
+    What a line says is decided by its content, never by the file it came in.
     """
     embedding = spec.operation is Operation.EMBEDDING
-    answer = "NULL::VARCHAR" if embedding else "body->>'$.choices[0].message.content'"
+    answer = "NULL::VARCHAR" if embedding else _CONTENT
     vector = "TRY_CAST(body->'$.data[0].embedding' AS FLOAT[])" if embedding else "NULL::FLOAT[]"
     return f"""
         WITH parsed AS (
@@ -109,10 +127,14 @@ def result_sql(spec: RequestSpec) -> str:
                 coalesce(error->>'$.message', error->>'$') AS words,
                 body->>'$.choices[0].message.refusal' AS refusal,
                 body->>'$.choices[0].finish_reason' AS finish,
+                {_tokens_sql("body->>'$.usage.prompt_tokens'", "body->>'$.usage.input_tokens'")} AS input_tokens,
+                {_tokens_sql("body->>'$.usage.prompt_tokens_details.cached_tokens'")} AS cached_tokens,
+                {_tokens_sql("body->>'$.usage.completion_tokens'", "body->>'$.usage.output_tokens'")} AS output_tokens,
             FROM parsed
         ), judged AS (
             SELECT *,
-                nullif(concat_ws(': ', coalesce(code, 'status ' || status), words), '') AS said,
+                {literal(_cut_off(spec))} AS cut_off,
+                {_SAID} AS said,
                 {_invalid_sql(spec)} AS invalid,
                 {_OUTCOME} AS outcome,
             FROM read
@@ -123,12 +145,18 @@ def result_sql(spec: RequestSpec) -> str:
             answer,
             CASE WHEN outcome = 'ok' THEN vector END AS vector,
             {_REASON} AS reason,
-            {_tokens_sql("coalesce(body->>'$.usage.prompt_tokens', body->>'$.usage.input_tokens')")} AS input_tokens,
-            {_tokens_sql("body->>'$.usage.prompt_tokens_details.cached_tokens'")} AS cached_tokens,
-            {_tokens_sql("coalesce(body->>'$.usage.completion_tokens', body->>'$.usage.output_tokens')")}
-                AS output_tokens,
+            input_tokens,
+            cached_tokens,
+            output_tokens,
+            error IS NULL AND status BETWEEN 200 AND 299
+                AND (input_tokens IS NULL{"" if embedding else " OR output_tokens IS NULL"}) AS unmetered,
         FROM judged
     """
+
+
+def _cut_off(spec: RequestSpec) -> str:
+    limit = f"the output limit of {spec.limit} tokens" if spec.limit else "the model's own output limit"
+    return f"the answer was cut off at {limit}"
 
 
 def _error_sql(error: str) -> str:
@@ -136,9 +164,10 @@ def _error_sql(error: str) -> str:
     return f"CASE WHEN ({error})::VARCHAR NOT IN ('null', '{{}}', '\"\"', 'false') THEN {error} END"
 
 
-def _tokens_sql(count: str) -> str:
-    """SQL for a number of tokens; one that can't be true is 0."""
-    return f"greatest(coalesce(TRY_CAST({count} AS INTEGER), 0), 0)::BIGINT"
+def _tokens_sql(*counts: str) -> str:
+    """SQL for a number of tokens; NULL, which is unknown and not nothing, if there is none that can be true."""
+    count = f"TRY_CAST(coalesce({', '.join(counts)}) AS INTEGER)"
+    return f"CASE WHEN {count} >= 0 THEN {count}::BIGINT END"
 
 
 def _invalid_sql(spec: RequestSpec) -> str:
@@ -146,11 +175,14 @@ def _invalid_sql(spec: RequestSpec) -> str:
     if spec.operation is Operation.EMBEDDING:
         wrong_length = f"len(vector) <> {int(spec.dimensions)}" if spec.dimensions else "len(vector) = 0"
         gaps = "list_count(vector) <> len(vector)"
-        return f"CASE WHEN vector IS NULL OR {wrong_length} OR {gaps} THEN 'no vector of the expected length' END"
+        return f"""CASE
+            WHEN vector IS NULL AND json_type(body) NOT IN ('OBJECT', 'NULL') THEN {_STRANGE}
+            WHEN vector IS NULL OR {wrong_length} OR {gaps} THEN 'no vector of the expected length'
+        END"""
     if spec.schema is None:
-        return "CASE WHEN answer IS NULL THEN 'the answer is empty' END"
+        return f"CASE WHEN answer IS NULL THEN {_NOTHING} END"
     return f"""CASE
-        WHEN coalesce(answer, '') = '' THEN 'the answer is empty'
+        WHEN coalesce(answer, '') = '' THEN {_NOTHING}
         WHEN NOT json_valid(answer) THEN 'the answer is not JSON: ' || left(answer, 80)
         ELSE {breach_sql("answer", spec.schema)}
     END"""

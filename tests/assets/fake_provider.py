@@ -113,7 +113,7 @@ class FakeServer:
 
     def client(self) -> BatchProvider:
         """A client, as a run makes it."""
-        return _FakeProvider(self)
+        return FakeProvider(self)
 
     def forget(self) -> None:
         """Start counting anew; files and batches stay."""
@@ -194,7 +194,7 @@ class FakeBatch(BatchResource):
         return server.client()
 
 
-class _FakeProvider:
+class FakeProvider:
     """A client for a `FakeServer`, counting every call."""
 
     def __init__(self, server: FakeServer) -> None:

@@ -157,7 +157,6 @@ def test_the_order_of_answers_means_nothing(house: House) -> None:
         (answered("good"), "invalid", "the answer is not JSON: good"),
         (answered('{"mood": "good"}'), "invalid", "label is missing"),
         (answered(None), "invalid", "the answer is empty"),
-        (answered('{"label": "go', finish="length"), "truncated", "the answer was cut off at the output limit"),
     ],
 )
 def test_a_row_that_fails_is_asked_again_and_then_is_an_error_row(
@@ -166,7 +165,13 @@ def test_a_row_that_fails_is_asked_again_and_then_is_an_error_row(
     house.server.rule = lambda prompt, body: answer if prompt == "b" else by_first_label(prompt, body)
     metadata = house.done(reviews("a", "b", "c"), moods())
     assert Counter(house.server.prompts) == {"a": 1, "b": MAX_TRIES, "c": 1}
-    assert house.rows("moods") == [(1, "good", "ok", None), (2, None, status, reason), (3, "good", "ok", None)]
+    _, failed, _ = house.rows("moods")
+    assert house.rows("moods") == [(1, "good", "ok", None), failed, (3, "good", "ok", None)]
+    assert failed[:3] == (2, None, status)
+    said = answer["response"]["body"].get("choices", [{"message": {"content": None}}])[0]["message"]["content"]
+    words = [reason, f"It was asked {MAX_TRIES} times.", *([f"The answer was: {said}"] if said else [])]
+    assert failed[3].split("\n") == words
+    assert f"| {MAX_TRIES} |" not in metadata["batch_llm/errors"]
     assert metadata["batch_llm/outcomes"] == {"ok": 2, status: MAX_TRIES}
     assert (metadata["batch_llm/rows_failed"], metadata["batch_llm/rows_reused"]) == (1, 0)
     house.server.forget()
@@ -217,7 +222,8 @@ def test_a_row_that_the_provider_forgets_is_asked_again(house: House, monkeypatc
     house.server.loses = {"b"}
     house.done(reviews("a", "b"), moods())
     assert Counter(house.server.prompts) == {"a": 1, "b": MAX_TRIES}
-    assert house.rows("moods")[1] == (2, None, "missing", "the provider returned nothing for this row")
+    words = f"the provider returned nothing for this row\nIt was asked {MAX_TRIES} times."
+    assert house.rows("moods")[1] == (2, None, "missing", words)
 
 
 def test_a_long_batch_is_looked_at_until_it_has_ended(house: House) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ import dagster as dg
 import httpx
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin
+from dagster_batch_llm.pipelines.cli.screens import Line, lines
 from dagster_batch_llm.pipelines.sensor import tick
 from dagster_batch_llm.resources import LocalBatch
 from dagster_batch_llm.resources.ledger import PlanState
@@ -116,9 +118,6 @@ def test_a_provider_that_is_down_does_not_stop_a_tick(now: World) -> None:
 def test_of_many_batches_those_that_a_tick_does_not_reach_are_the_next_ones_first(
     now: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def has_run(instance: dg.DagsterInstance, run_id: str) -> bool:
-        return True
-
     monkeypatch.setattr(dg.DagsterInstance, "has_run", has_run)
     now.server.seconds = 1e6
     attempts = [now.ask([f"prompt {number}"], name=f"p{number}") for number in range(12)]
@@ -143,3 +142,29 @@ def test_of_many_batches_those_that_a_tick_does_not_reach_are_the_next_ones_firs
         now.clock.sleep(300.0)  # all are due again: the first ones must not be looked at for ever
     assert set(reached) == set(range(1, 13))
     assert max(reached.values()) - min(reached.values()) <= 1
+
+
+def test_a_key_that_is_revoked_while_a_batch_is_out_is_said_once_and_shown(
+    now: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(dg.DagsterInstance, "has_run", has_run)
+    monkeypatch.setattr(dg.SensorEvaluationContext, "log", logging.getLogger("tick"))
+    now.server.seconds = 86400.0
+    now.machine().step(now.ask())
+    for words in ("the key was revoked", "the key was revoked", "the account is closed"):
+        now.clock.sleep(3600.0)
+        now.server.on("GET /v1/batches/batch-1", answers(401, words))
+        ticked()
+        assert f"submitted (queued): openai: GET /v1/batches/batch-1 was answered 401: '{words}'" in line_of(now).state
+    said = [record.getMessage() for record in caplog.records if "401" in record.getMessage()]
+    assert ["revoked" in words for words in said] == [True, False]
+    assert all("It will be tried again." in words for words in said)
+
+
+def line_of(world: World) -> Line:
+    (line,) = lines(world.ledger)
+    return line
+
+
+def has_run(instance: dg.DagsterInstance, run: str) -> bool:
+    return True

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from dagster_batch_llm.resources.answers import (
     unanswered_sql,
 )
 from dagster_batch_llm.resources.duck import connect, literal, parquet, rows
+from dagster_batch_llm.resources.operations.advice import ADVICE
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -94,14 +96,42 @@ CASES: list[tuple[str, RequestSpec, str | bytes, str, str]] = [
     ("no status", TEXT, line("aa01-0", status_code=None), "errored", "neither"),
     ("response null", TEXT, '{"custom_id": "aa01-0", "response": null, "error": null}', "errored", "neither"),
     ("no response", TEXT, '{"custom_id": "aa01-0"}', "errored", "neither"),
-    ("body is text", TEXT, line("aa01-0", body="<html>"), "invalid", "empty"),
+    ("body is text", TEXT, line("aa01-0", body="<html>\n<h1>Bad gateway"), "invalid", "sent <html> <h1>Bad gateway"),
+    ("an error page", TEXT, line("aa01-0", status_code=502, body="<html>\n"), "errored", "status 502: <html>"),
+    (
+        "no error, but words",
+        TEXT,
+        line("aa01-0", status_code=404, body={"detail": "Not Found"}),
+        "errored",
+        "Not Found",
+    ),
     ("body null", TEXT, line("aa01-0", body=None), "invalid", "empty"),
-    ("body is a list", TEXT, line("aa01-0", body=[1]), "invalid", "empty"),
+    ("body is a list", TEXT, line("aa01-0", body=[1]), "invalid", "sent [1]"),
     ("choices empty", TEXT, line("aa01-0", body={"choices": []}), "invalid", "empty"),
+    ("no choices", TEXT, line("aa01-0", body={"choice": 1}), "invalid", 'sent {"choice":1}'),
     ("choices null", TEXT, line("aa01-0", body={"choices": None}), "invalid", "empty"),
     ("content null", TEXT, said(None), "invalid", "empty"),
     ("garbled", TEXT, '{"custom_id": "aa01-0", "respo', "missing", "nothing"),
-    ("garbage bytes", TEXT, b'{"custom_id": "aa01-0", "\xff\xfe": 1}', "missing", "nothing"),
+    ("content in parts", LABELS, said([{"type": "text", "text": '{"label": '}, {"text": '"good"}'}]), "ok", ""),
+    ("content in parts without text", TEXT, said([{"type": "audio"}]), "invalid", "empty"),
+    ("a tool call", TEXT, said(None, tool_calls=[{"id": "1"}]), "invalid", "called a tool"),
+    ("several choices", TEXT, line("aa01-0", body={"choices": [{"message": {"content": "x"}}] * 3}), "ok", ""),
+    ("garbage bytes", TEXT, b'{"custom_id": "aa01-0", "\xff\xfe": 1}', "errored", "neither"),
+    ("bytes that are no text", TEXT, said("x").replace("x", "%").encode().replace(b"%", b"\xff"), "invalid", "no text"),
+    ("half a surrogate pair", TEXT, said("x\ud83d"), "invalid", "no text"),
+    ("a refused row with half a pair", TEXT, said(None, refusal="\udc00 no"), "refused", "no"),
+    ("a vector beside half a pair", VECTOR, embedded([1, 2])[:-1] + ', "x": "\\ud800"}', "invalid", "no text"),
+    ("a pair of surrogates", TEXT, said("\U0001f600"), "ok", ""),
+    ("NUL in the answer", TEXT, said("a\x00b"), "ok", ""),
+    ("a control character as it is", TEXT, said("x").replace("x", "a\x01\tb"), "ok", ""),
+    ("a byte order mark", TEXT, "\ufeff" + said("x"), "ok", ""),
+    (
+        "too deep for us",
+        TEXT,
+        '{"custom_id": "aa01-0", "x": "\x01", "y": ' + "[" * 99999 + "]" * 99999 + "}",
+        "missing",
+        "",
+    ),
     ("a number", TEXT, "5", "missing", "nothing"),
     ("null", TEXT, "null", "missing", "nothing"),
     ("blank", TEXT, "", "missing", "nothing"),
@@ -184,11 +214,46 @@ def test_lines_of_strangers_are_counted_and_left_out(tmp_path: Path) -> None:
     assert (parsed.lines, parsed.unknown) == (3, 2)
 
 
+def test_lines_that_can_not_be_read_are_counted_and_told(tmp_path: Path) -> None:
+    broken = [b"\x00", '{"custom_id": "aa01-1', "<html>", "5", said("x\ud800"), "", "  ", line(None)]
+    parsed = parse(tmp_path, [said("x", 1), *broken, said("y", 2, token="cc03")])
+    assert (parsed.lines, parsed.unknown, parsed.unreadable) == (3, 1, 6)
+    assert [(one.kind, one.subject) for one in parsed.incidents("b", tmp_path)] == [
+        ("unknown rows", "b"),
+        ("unreadable lines", "b"),
+    ]
+    assert all(one.kind in ADVICE and str(tmp_path) in one.message for one in parsed.incidents("b", tmp_path))
+    assert parse(tmp_path, [said("x")]).incidents("b", tmp_path) == []
+
+
+def test_what_a_mended_line_says_is_kept_as_it_was(tmp_path: Path) -> None:
+    parse(tmp_path, [said("%").replace("%", "tab\there\x01"), said("nul\x00", 1), said("half \ud83d", 2)])
+    found = rows(connect(), f"SELECT key, answer FROM {parquet([tmp_path / 'a.parquet'], '')}")
+    assert dict(found) == {"k0": "tab\there\x01", "k1": "nul\x00", "k2": "half \ufffd"}
+
+
+def test_a_line_beyond_the_limit_is_one_line_that_can_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dagster_batch_llm.resources.result_lines._MAX_LINE_BYTES", 1 << 24)
+    parsed = parse(tmp_path, [said("x"), said("long" * (9 << 20), 1), said("y", 2)])
+    assert (parsed.file.outcomes, parsed.unreadable) == ({"ok": 2, "missing": 1}, 1)
+
+
 def test_tokens_are_summed_and_nonsense_is_not(tmp_path: Path) -> None:
     odd = '{"custom_id": "aa01-1", "response": {"status_code": 200, "body": {"usage": {"prompt_tokens": %s}}}}'
     lines = [said("x"), *(odd % value for value in ("-5", '"many"', "9223372036854775807", "1e30", "null", "[1]"))]
     parsed = parse(tmp_path, lines)
     assert (parsed.file.input_tokens, parsed.file.output_tokens) == (5, 2)
+    assert parsed.file.unmetered == 6
+    found = rows(connect(), f"SELECT key, input_tokens FROM {parquet([tmp_path / 'a.parquet'], '')}")
+    assert dict(found) == {"k0": 5, "k1": None, "k2": None}
+
+
+def test_a_row_that_was_not_answered_needs_no_tokens_and_a_vector_none_for_its_answer(tmp_path: Path) -> None:
+    failed = [line("aa01-0", status_code=500), line("aa01-1", error={"code": "batch_expired"}), said("x", token="cc03")]
+    assert parse(tmp_path, failed).file.unmetered == 0
+    assert parse(tmp_path, [embedded([1, 2]), line("aa01-1", body={})], VECTOR).file.unmetered == 1
 
 
 def test_no_results_at_all_are_missing_rows(tmp_path: Path) -> None:
@@ -223,26 +288,20 @@ def test_an_answer_column_may_have_any_name(tmp_path: Path, name: str) -> None:
     assert (found["k0"][0], found["k1"][0]) == ("ok", "invalid")
 
 
-GOOD = said('{"label": "good"}')
+# ---- anything may come back; `make fuzz` tries more of it ----
 
-
-@st.composite
-def broken_lines(draw: st.DrawFn) -> bytes:
-    """A good line with anything done to it: cut, spliced, or with any value in any place."""
-    raw = bytearray(GOOD.replace("aa01-0", f"aa01-{draw(st.integers(0, 3))}").encode())
-    if draw(st.booleans()):
-        value = draw(_JSON)
-        place = draw(st.sampled_from(["custom_id", "response", "status_code", "body", "choices", "message", "content"]))
-        return json.dumps(_put(json.loads(raw), place, value)).encode()
-    for _ in range(draw(st.integers(0, 3))):
-        start = draw(st.integers(0, len(raw)))
-        end = draw(st.integers(start, min(start + 5, len(raw))))
-        raw[start:end] = draw(st.binary(max_size=5))
-    return bytes(raw).replace(b"\n", b" ")
-
-
+EXAMPLES = int(os.environ.get("BATCH_LLM_FUZZ", "60"))
+GOOD = [
+    said('{"label": "good"}', refusal=None, tool_calls=None),
+    embedded([0.5, 1]),
+    line("aa01-0", error={"code": "boom", "message": "it broke", "type": "t"}),
+]
+PLACES = (
+    *("custom_id", "response", "status_code", "body", "error", "code", "message", "choices", "content", "refusal"),
+    *("tool_calls", "finish_reason", "usage", "prompt_tokens", "completion_tokens", "data", "embedding"),
+)
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just("\ud800"),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=5,
 )
@@ -255,14 +314,36 @@ def _put(tree: object, place: str, value: object) -> object:
     return [_put(item, place, value) for item in cast("list[object]", tree)] if isinstance(tree, list) else tree
 
 
-@settings(max_examples=60, deadline=None)
-@given(lines=st.lists(broken_lines(), max_size=6), spec=st.sampled_from([TEXT, LABELS, VECTOR]))
+@st.composite
+def result_files(draw: st.DrawFn) -> bytes:
+    """Good lines with any value in any place, repeated and in any order; then bytes of the file are spliced."""
+    lines: list[bytes] = []
+    for _ in range(draw(st.integers(1, 5))):
+        tree: object = json.loads(draw(st.sampled_from(GOOD)).replace("aa01-0", f"aa01-{draw(st.integers(0, 3))}"))
+        for place in draw(st.lists(st.sampled_from(PLACES), max_size=2)):
+            tree = _put(tree, place, draw(_JSON))
+        lines += [json.dumps(tree, ensure_ascii=draw(st.booleans())).encode(errors="surrogatepass")] * draw(
+            st.integers(1, 2)
+        )
+    raw = bytearray(b"\n".join(draw(st.permutations(lines))) + b"\n")
+    for _ in range(draw(st.integers(0, 3))):
+        start = draw(st.integers(0, len(raw)))
+        end = draw(st.integers(start, min(start + 5, len(raw))))
+        raw[start:end] = draw(st.binary(max_size=5))
+    return bytes(raw[: draw(st.integers(0, len(raw)))] if draw(st.booleans()) else raw)
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
+@given(raw=result_files(), spec=st.sampled_from([TEXT, LABELS, VECTOR]))
 def test_whatever_comes_back_the_sums_add_up(
-    tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], spec: RequestSpec
+    tmp_path_factory: pytest.TempPathFactory, raw: bytes, spec: RequestSpec
 ) -> None:
     folder = tmp_path_factory.mktemp("mutated")
-    parse(folder, lines, spec)
+    parsed = parse(folder, [raw], spec)
     outcomes(folder)
+    assert 0 <= parsed.unknown <= parsed.lines
+    assert parsed.unreadable >= 0
+    assert min(parsed.file.input_tokens, parsed.file.output_tokens, parsed.file.unmetered) >= 0
 
 
 # ---- what is still to be asked ----
@@ -273,7 +354,7 @@ def _unanswered(folder: Path, files: Sequence[Sequence[tuple[str, str]]], opened
     manifests = [write_columns(folder / "open.parquet", row=range(len(opened)), key=opened)] if opened else []
     engine = connect()
     engine.execute("CREATE TABLE request AS SELECT unnest(['k0', 'k1', 'k2']) AS key")
-    return {key for (key,) in rows(engine, unanswered_sql("request", manifests, answers))}
+    return {key for (key,) in rows(engine, f"SELECT key FROM ({unanswered_sql('request', manifests, answers)})")}
 
 
 def _answers(folder: Path, number: int, pairs: Sequence[tuple[str, str]]) -> Path:
@@ -296,6 +377,16 @@ def test_a_refusal_is_final_and_other_failures_are_tried_a_few_times(tmp_path: P
     assert _unanswered(tmp_path, failed * (MAX_TRIES - 1)) == {"k1", "k2"}
     assert _unanswered(tmp_path, failed * MAX_TRIES) == {"k2"}
     assert _unanswered(tmp_path, failed * MAX_UNRUN) == set()
+
+
+@pytest.mark.parametrize(("limited", "asked"), [(True, {"k0": 1, "k1": 4, "k2": 2}), (False, {"k0": 1})])
+def test_a_larger_limit_is_tried_where_there_is_one(tmp_path: Path, limited: bool, asked: dict[str, int]) -> None:
+    tries = [[("k1", "truncated"), ("k2", "truncated")], [("k0", "invalid"), ("k1", "truncated"), ("k2", "errored")]]
+    files = [_answers(tmp_path, number, pairs) for number, pairs in enumerate(tries)]
+    engine = connect()
+    engine.execute("CREATE TABLE request AS SELECT unnest(['k0', 'k1', 'k2']) AS key")
+    query = unanswered_sql("request", [], files, limited=limited)
+    assert dict(rows(engine, f"SELECT key, limit_factor FROM ({query})")) == asked
 
 
 def test_the_best_answer_is_an_ok_one_and_else_the_last(tmp_path: Path) -> None:

@@ -29,20 +29,20 @@ NO_ANSWER = {
     "expired": ("expired", "batch_expired"),
     "status_0": ("errored", "status 0"),
     "no_response": ("errored", "neither an answer nor a reason"),
-    "empty_body": ("invalid", "empty"),
-    "body_not_json": ("invalid", "empty"),
+    "empty_body": ("invalid", "sent {}"),
+    "body_not_json": ("invalid", "instead of an answer the provider sent <html>"),
     "broken_line": ("missing", "nothing for this row"),
     "no_choices": ("invalid", "empty"),
     "refusal": ("refused", "I can't help"),
     "content_filter": ("refused", "content filter"),
     "truncated": ("truncated", "cut off"),
     "empty_answer": ("invalid", "empty"),
-    "invalid_utf8": ("missing", "nothing for this row"),
-    "nul_bytes": ("missing", "nothing for this row"),
-    "lone_surrogate": ("missing", "nothing for this row"),
+    "invalid_utf8": ("invalid", "characters that are no text"),
+    "lone_surrogate": ("invalid", "characters that are no text"),
 }
 """Row fault → outcome and a part of its reason; a row with any other fault has its answer."""
 UNKNOWN_IDS = ("unknown_id", "renamed")
+UNREADABLE = ("broken_line", "invalid_utf8", "nul_bytes", "lone_surrogate")
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_a_row_that_goes_wrong_has_its_own_outcome_and_the_others_have_theirs(
     assert said in str(reason)
     assert world.emulator.bill == ONE_EACH
     kinds = [kind for _, kind, _, _ in world.ledger.attempts.dated_incidents()]
-    assert kinds == (["unknown rows"] if name in UNKNOWN_IDS else [])
+    assert kinds == ["unknown rows"] * (name in UNKNOWN_IDS) + ["unreadable lines"] * (name in UNREADABLE)
 
 
 def test_every_fault_is_tried_here() -> None:

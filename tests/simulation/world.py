@@ -33,7 +33,7 @@ from .network import Network
 from .provider import Provider
 from .seams import Seams
 
-SPEC = RequestSpec(operation=Operation.CHAT, model="m")
+SPEC = RequestSpec(operation=Operation.CHAT, model="m", parameters={"max_tokens": 8})
 _UNSETTLED = (AttemptState.CREATING, AttemptState.AMBIGUOUS)
 
 

@@ -141,7 +141,7 @@ def test_a_full_disk_is_a_warning(done: World, monkeypatch: pytest.MonkeyPatch) 
 
 def test_every_kind_of_incident_has_advice() -> None:
     code = "\n".join(path.read_text() for room in ROOMS for path in room.rglob("*.py"))
-    recorded = set(re.findall(r"\.incident\(\s*\"([^\"]+)\"|\bkind = \"([^\"]+)\"\n", code))
+    recorded = set(re.findall(r"\b[iI]ncident\(\s*\"([^\"]+)\"|\bkind = \"([^\"]+)\"\n", code))
     recorded = {kind for found in recorded for kind in found if kind}
     assert recorded == set(ADVICE)
     assert "read its message" in advice("of another version")

@@ -10,6 +10,7 @@ from typing import Any, get_args
 import httpx
 import pytest
 from dagster_batch_llm.resources.errors import AmbiguousError, ProviderError, RefusedError, StorageError
+from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.openai_shape import TOKEN_KEY, OpenAIShape, parse_batch
 from dagster_batch_llm.resources.providers.profile import OPENAI
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase, Problem
@@ -284,3 +285,24 @@ def test_the_window_is_the_profiles_or_the_users(world: World) -> None:
         world.server.files["file-0"] = b""
         shape.create("file-0", "/v1/embeddings", "t", lambda: None)
     assert [job["completion_window"] for job in world.server.batches.values()] == ["1h", "24h"]
+
+
+def test_pages_that_only_bring_what_was_listed_end_a_listing(world: World) -> None:
+    pages = [[{"id": "a"}, {"id": "b"}], [{"id": "a"}], [{"id": "b"}]] * 3
+
+    def page(request: httpx.Request) -> object:
+        return {"data": pages.pop(0), "has_more": True}
+
+    listing = scripted(world, page).list(0.0)
+    assert ([batch.id for batch in listing.batches], listing.complete) == (["a", "b"], False)
+
+
+def test_a_result_file_that_another_worker_removes_is_fetched_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def removed(client: HttpClient, path: str, into: Path) -> None:
+        into.unlink(missing_ok=True)
+
+    monkeypatch.setattr(HttpClient, "download", removed)
+    with pytest.raises(AmbiguousError, match="will be fetched again"):
+        fetched(world, tmp_path, output_file_id=b"{}\n")

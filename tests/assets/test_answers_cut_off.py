@@ -1,0 +1,113 @@
+"""Answers that were cut off, what an error row says of them, and what a run says of a provider that refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster_batch_llm.resources.errors import RefusedError
+from dagster_batch_llm.resources.operations import ask_again, given_up
+from dagster_batch_llm.resources.providers.protocol import Batch
+
+from .conftest import House
+from .fake_provider import FakeProvider, Rule, answered, by_first_label, prompt_of
+from .test_body import moods, reviews
+
+
+def cut_off_below(tokens: int) -> Rule:
+    """A model that needs so many tokens for `b`, and keeps to the limit that it is given."""
+
+    def rule(prompt: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        enough = prompt != "b" or body.get("max_tokens", 0) >= tokens
+        return by_first_label(prompt, body) if enough else answered('{"label": "go', finish="length")
+
+    return rule
+
+
+def limits(house: House) -> list[tuple[str, int]]:
+    return [(prompt_of(body), body["max_tokens"]) for body in house.server.requests]
+
+
+def test_an_answer_that_was_cut_off_is_asked_again_with_room_for_twice_as_much(house: House) -> None:
+    house.server.rule = cut_off_below(40)
+    metadata = house.done(reviews("a", "b", "c"), moods(parameters={"max_tokens": 10}))
+    assert limits(house) == [("a", 10), ("b", 10), ("c", 10), ("b", 20), ("b", 40)]
+    assert house.rows("moods", "status") == [("ok",)] * 3
+    assert metadata["batch_llm/outcomes"] == {"ok": 3, "truncated": 2}
+    house.server.forget()
+    house.done(reviews("a", "b", "c"), moods(parameters={"max_tokens": 10}))
+    assert house.server.requests == []
+
+
+def test_rows_with_several_limits_go_out_in_a_file_each(house: House) -> None:
+    house.server.rule = cut_off_below(80)
+    limited = moods(parameters={"max_tokens": 10})
+    house.done(reviews("b"), limited)
+    reason = "the answer was cut off at the output limit of 40 tokens"
+    said = f'{reason}\nIt was asked 3 times.\nThe answer was: {{"label": "go'
+    assert house.rows("moods", "status, error") == [("truncated", said)]
+    house.server.forget()
+    (found,) = given_up(house.ledger, "moods")
+    assert found.keys == 1
+    ask_again(house.ledger, found)
+    house.done(reviews("a", "b", "d"), limited)
+    assert limits(house) == [("a", 10), ("d", 10), ("b", 80)]
+    assert [rows for rows, _ in house.server.sizes] == [2, 1]
+
+
+def test_an_answer_that_the_models_own_end_cut_off_is_final_until_a_person_says_otherwise(house: House) -> None:
+    house.server.rule = cut_off_below(1)
+    house.done(reviews("a", "b"), moods())
+    assert house.server.prompts == ["a", "b"]
+    assert house.rows("moods", "status, error")[1] == (
+        "truncated",
+        'the answer was cut off at the model\'s own output limit\nThe answer was: {"label": "go',
+    )
+    for _ in range(2):
+        house.server.forget()
+        (found,) = given_up(house.ledger, "moods")
+        assert found.keys == 1
+        ask_again(house.ledger, found)
+        house.done(reviews("a", "b"), moods())
+        assert house.server.prompts == ["b"]
+
+
+def test_a_long_answer_that_can_not_be_used_is_cut_in_the_table_and_no_reason_of_its_own(house: House) -> None:
+    house.server.rule = lambda prompt, body: answered("x" * 501 + prompt, finish="length")
+    metadata = house.done(reviews("a", "b"), moods())
+    assert metadata["batch_llm/errors"].count("| 2 | truncated |") == 1
+    assert house.rows("moods", "error")[0][0].endswith("\nThe answer was: " + "x" * 500 + "…")
+
+
+def test_tokens_that_the_provider_does_not_say_are_unknown_and_not_nought(house: House) -> None:
+    def rule(prompt: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        answer = dict(by_first_label(prompt, body))
+        if prompt != "a":
+            answer["response"]["body"]["usage"] = {"prompt_tokens": "many"}
+        return answer
+
+    house.server.rule = rule
+    metadata = house.done(reviews("a", "b", "c"), moods())
+    assert (metadata["batch_llm/input_tokens"], metadata["batch_llm/rows_without_tokens"]) == (7, 2)
+    metadata = house.done(reviews("d"), moods())
+    assert "batch_llm/input_tokens" not in metadata
+    assert metadata["batch_llm/rows_without_tokens"] == 1
+
+
+def test_a_key_that_is_revoked_while_a_batch_is_out_is_said_once_by_the_run(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch, refusals = FakeProvider.fetch, ["revoked", "revoked", "closed"]
+
+    def refused(self: Any, batch: Batch, folder: Path) -> list[Path]:
+        if refusals:
+            raise RefusedError(f"fake: 401, {refusals.pop(0)}.", status=401, retry_after=0.0)
+        return fetch(self, batch, folder)
+
+    monkeypatch.setattr(FakeProvider, "fetch", refused)
+    result = house.run(reviews("a"), moods())
+    assert result.success
+    logged = [entry.user_message for entry in house.instance.all_logs(result.run_id) if "401" in entry.user_message]
+    assert logged == [f"fake: 401, {why}. It will be tried again." for why in ("revoked", "closed")]
