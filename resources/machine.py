@@ -137,7 +137,7 @@ class BatchMachine:
         ]
         batch = found[0][0]
         first_look = self._clock.now() + self._providers[attempt.llm].profile.poll_seconds[0]
-        return self._attempts.adopt(attempt, links, due=first_look, lease_until=0.0, message=None, **_progress(batch))
+        return self._attempts.adopt(attempt, links, due=first_look, lease_until=0.0, message=None, **batch.progress)
 
     # ---- creating → ambiguous → submitted, or planned again ---------------------------------------------------
 
@@ -216,8 +216,13 @@ class BatchMachine:
 
     # ---- submitted: looking --------------------------------------------------------------------------------------
 
-    def poll(self, llm: str, *, attempts: Sequence[Attempt] | None = None) -> list[Attempt]:
-        """Look at the provider's batches that are due; gives the attempts as they are now."""
+    def poll(
+        self, llm: str, *, attempts: Sequence[Attempt] | None = None, until: float = float("inf")
+    ) -> list[Attempt]:
+        """Look at the provider's batches that are due; gives the attempts as they are now.
+
+        After `until`, by the monotonic clock, no more is begun; what wasn't reached is due first the next time.
+        """
         due = self._attempts.due([AttemptState.SUBMITTED], llm) if attempts is None else list(attempts)
         due = [attempt for attempt in due if self.knows(attempt) and attempt.ended_at is None]
         if not due:
@@ -228,7 +233,8 @@ class BatchMachine:
             with suppress(ProviderError):  # the single looks say what is wrong
                 listing = provider.list(min(attempt.submitted_at or attempt.created_at for attempt in due))
                 listed = {batch.id: batch for batch in listing.batches}
-        return [seen for attempt in due if (seen := self._look(provider, attempt, listed)) is not None]
+        looks = (self._look(provider, attempt, listed) for attempt in due if self._clock.monotonic() < until)
+        return [seen for seen in looks if seen is not None]
 
     def _look(self, provider: BatchProvider, attempt: Attempt, listed: Mapping[str, Batch]) -> Attempt | None:
         first, longest = provider.profile.poll_seconds
@@ -244,7 +250,7 @@ class BatchMachine:
             return self._noted(attempt, due=due, waits=attempt.waits + 1, message=error.message, **ended)
         self._cancel_extras(provider, [*batches[1:], *unwanted(self.ledger, attempt, batches[:1])])
         ended = self._clock.now() if all(batch.phase.ended for batch in batches) else None
-        progress = {**_progress(batches[0]), "ended_at": ended, "message": None}
+        progress = {**batches[0].progress, "ended_at": ended, "message": None}
         return self._noted(attempt, due=due if ended is None else ended, waits=attempt.waits + 1, **progress)
 
     def _batch_ids(self, attempt: Attempt) -> list[str]:
@@ -387,13 +393,3 @@ class BatchMachine:
 
 def _backed_off(first: float, waits: int, longest: float) -> float:
     return min(first * 2 ** min(waits, 20), longest)
-
-
-def _progress(batch: Batch) -> dict[str, object]:
-    return {
-        "phase": batch.phase.value,
-        "total": batch.total,
-        "completed": batch.completed,
-        "failed": batch.failed,
-        "expires_at": batch.expires_at,
-    }
