@@ -66,10 +66,14 @@ def _answers_first(seams: Seams) -> list[Patch]:
     return [(Looks, "snapshot", split)]
 
 
+def _as_before(spec: RequestSpec, factor: int) -> RequestSpec:
+    return spec
+
+
 LOOKS = (
     Rule("F1", "the insert is not guarded by the task's fence", _unguarded),
     Rule("F1", "the insert does not move the task's fence", _unmoved),
     Rule("F2", "the fence is read after the snapshot", _late_fence),
-    Rule("L", "what was cut off is asked as before", swapped(RequestSpec, "enlarged", lambda spec, _: spec)),
+    Rule("L", "what was cut off is asked as before", swapped(RequestSpec, "enlarged", _as_before)),
     Rule("F3", "answers are read before the open attempts", _answers_first),
 )
