@@ -6,13 +6,13 @@ import random
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from dagster_batch_llm.resources.providers.profile import Profile
+from dagster_batch_llm.resources.providers.profile import Profile, Recovery
 from dagster_batch_llm.resources.sending import SEND_SECONDS
 
 Mode = Literal["random", "edge"]
-Kind = Literal["settle", "revoke"]
+Kind = Literal["settle", "revoke", "results", "idempotent"]
 MODES: tuple[Mode, ...] = ("random", "edge")
-KINDS: tuple[Kind, ...] = ("settle", "revoke")
+KINDS: tuple[Kind, ...] = ("settle", "revoke", "results", "idempotent")
 
 LONGEST_DELAY = 300.0
 """D: the longest from a create's last byte to what it does."""
@@ -33,7 +33,14 @@ SETTLE = Profile(
     listing_lag=LONGEST_LAG,
     poll_seconds=(20.0, 300.0),
 )
-PROFILES: dict[Kind, Profile] = {"settle": SETTLE, "revoke": replace(SETTLE, name="revoke", revocable=True)}
+PROFILES: dict[Kind, Profile] = {
+    "settle": SETTLE,
+    "revoke": replace(SETTLE, name="revoke", revocable=True),
+    "results": replace(SETTLE, name="results", recovery=Recovery.RESULTS),
+    "idempotent": replace(SETTLE, name="idempotent", recovery=Recovery.IDEMPOTENT),
+}
+MEMORY_SECONDS = SETTLE.remembers + SEND_SECONDS + LONGEST_DELAY
+"""How long an idempotent provider knows a token: also when the last repetition that is allowed arrives late."""
 
 CALLS = ("upload", "create", "list", "get", "download", "cancel", "delete")
 _RARELY = 0.3
@@ -99,7 +106,7 @@ class Setting:
         """What a seed means; without a mode and kind the seed's own."""
         dice = random.Random(f"setting {seed}")
         mode = mode or ("edge" if seed % 4 == 3 else "random")
-        kind = kind or KINDS[seed // 4 % 2]
+        kind = kind or KINDS[seed // 4 % 4]
         edge = mode == "edge"
         return cls(
             seed=seed,
@@ -116,7 +123,7 @@ class Setting:
             create=dice.choice((0.3, 0.6) if edge else (0.2, 0.4, 0.7)),
             row=dice.choice((0.0, 0.08, 0.25)),
             skew=dice.uniform(-3600.0, 3600.0),
-            twin=0.3 if seed % 8 == 5 else 0.0,
+            twin=0.3 if seed % 7 == 5 and kind != "results" else 0.0,
             page=3 if seed % 5 == 2 else 100,
         )
 

@@ -99,5 +99,4 @@ class Network(httpx.BaseTransport):
         return box[0]
 
     def _serve(self, request: httpx.Request, content: bytes) -> httpx.Response:
-        kind = request.headers.get("content-type", "")
-        return self.provider.serve(request.method, request.url.path, request.url.params, content, kind)
+        return self.provider.serve(request.method, request.url.path, request.url.params, content, request.headers)

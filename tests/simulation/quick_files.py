@@ -14,13 +14,13 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import duckdb
 import numpy as np
 from dagster_batch_llm.assets import look as look_module
 from dagster_batch_llm.resources import answers as answers_module
-from dagster_batch_llm.resources.answers import MAX_UNRUN, Parsed
+from dagster_batch_llm.resources.answers import MAX_UNRUN, Absent, Parsed
 from dagster_batch_llm.resources.duck import make_durable
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import AnswersFile, Attempt, AttemptId, AttemptState, Ledger, Plan, Snapshot
@@ -121,7 +121,7 @@ def _outcomes(home: Home, snapshot: Snapshot) -> dict[str, _Outcomes]:
 
 def _final(outcomes: dict[str, _Outcomes], *, limited: bool) -> set[str]:
     """Keys that aren't asked again."""
-    at_once = ("ok", "refused") if limited else ("ok", "refused", "truncated")
+    at_once = ("ok", "refused", "gone") if limited else ("ok", "refused", "gone", "truncated")
     return {
         key
         for key, got in ((key, outcome.counted) for key, outcome in outcomes.items())
@@ -152,7 +152,7 @@ def parse_results(
     tokens: Sequence[str],
     name: str,
     target: Path,
-    absent: Literal["missing", "expired"] | None = "missing",
+    absent: Absent | None = "missing",
 ) -> Parsed:
     """Stands in for `resources.answers.parse_results`."""
     pattern = re.compile(f"(?:{'|'.join(tokens)})-(0|[1-9][0-9]{{0,17}})")

@@ -24,8 +24,8 @@ import pyarrow.parquet as pq
 import stamina
 from dagster_batch_llm.assets import look as look_module
 from dagster_batch_llm.resources import answers as answers_module
-from dagster_batch_llm.resources import machine as machine_module
 from dagster_batch_llm.resources import render as render_module
+from dagster_batch_llm.resources import sending as sending_module
 from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Ledger, Plan, Snapshot
 from dagster_batch_llm.resources.ledger import attempts as attempts_module
@@ -47,7 +47,7 @@ _READS: Mapping[Any, Sequence[str]] = {
 _QUICK: Sequence[tuple[Any, str, Any]] = (
     (look_module, "_missing", quick_files.missing),
     (look_module, "unfinished", quick_files.unfinished),
-    (machine_module, "write_request_file", quick_files.write_request_file),
+    (sending_module, "write_request_file", quick_files.write_request_file),
     (answers_module, "parse_results", quick_files.parse_results),
     (httpx.Client, "build_request", quick_http.build_request),
     (httpx.Client, "stream", quick_http.stream),
