@@ -27,12 +27,9 @@ CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
 _RECONCILE_SECONDS = 15.0
 _FILES_LATE_SECONDS = 60.0
-_GONE_SECONDS = 24 * 3600.0
-"""How long results may be nowhere to be found until nobody expects them any more."""
 _LONGEST_WAIT = 3600.0
-
-
-_GONE = (404, 410)
+_GONE, _GONE_SECONDS = (404, 410), 24 * 3600.0
+"""Results that are nowhere to be found for so long aren't expected any more."""
 
 
 class BatchMachine:
@@ -93,7 +90,10 @@ class BatchMachine:
     def _create(self, attempt: Attempt, send: Send, *, again: bool = False) -> None:
         """One POST; `again` is the same one once more, and then a refusal says nothing about the first."""
         provider = self._providers[attempt.llm]
-        still_allowed = permission(self._clock, self._clock.now() + SEND_SECONDS if again else send.send_deadline)
+        until = send.send_deadline
+        if again:  # who was stopped since it looked at the clock may come when the provider has forgotten the first
+            until = min(self._clock.now() + SEND_SECONDS, last_chance(provider.profile, send, SEND_SECONDS))
+        still_allowed = permission(self._clock, until)
         if again:
             attempt = self._attempts.move(attempt, AttemptState.CREATING)
         else:
@@ -140,7 +140,7 @@ class BatchMachine:
         ]
         batch = found[0][0]
         first_look = self._clock.now() + self._providers[attempt.llm].profile.poll_seconds[0]
-        return self._attempts.adopt(attempt, links, due=first_look, lease_until=0.0, message=None, **_progress(batch))
+        return self._attempts.adopt(attempt, links, due=first_look, lease_until=0.0, message=None, **batch.progress)
 
     # ---- creating → ambiguous → submitted, or planned again ---------------------------------------------------
 
@@ -219,8 +219,13 @@ class BatchMachine:
 
     # ---- submitted: looking --------------------------------------------------------------------------------------
 
-    def poll(self, llm: str, *, attempts: Sequence[Attempt] | None = None) -> list[Attempt]:
-        """Look at the provider's batches that are due; gives the attempts as they are now."""
+    def poll(
+        self, llm: str, *, attempts: Sequence[Attempt] | None = None, until: float = float("inf")
+    ) -> list[Attempt]:
+        """Look at the provider's batches that are due; gives the attempts as they are now.
+
+        After `until`, by the monotonic clock, no more is begun; what wasn't reached is due first the next time.
+        """
         due = self._attempts.due([AttemptState.SUBMITTED], llm) if attempts is None else list(attempts)
         due = [attempt for attempt in due if self.knows(attempt) and attempt.ended_at is None]
         if not due:
@@ -231,7 +236,8 @@ class BatchMachine:
             with suppress(ProviderError):  # the single looks say what is wrong
                 listing = provider.list(min(attempt.submitted_at or attempt.created_at for attempt in due))
                 listed = {batch.id: batch for batch in listing.batches}
-        return [seen for attempt in due if (seen := self._look(provider, attempt, listed)) is not None]
+        looks = (self._look(provider, attempt, listed) for attempt in due if self._clock.monotonic() < until)
+        return [seen for seen in looks if seen is not None]
 
     def _look(self, provider: BatchProvider, attempt: Attempt, listed: Mapping[str, Batch]) -> Attempt | None:
         first, longest = provider.profile.poll_seconds
@@ -247,7 +253,7 @@ class BatchMachine:
             return self._noted(attempt, due=due, waits=attempt.waits + 1, message=error.message, **ended)
         self._cancel_extras(provider, [*batches[1:], *unwanted(self.ledger, attempt, batches[:1])])
         ended = self._clock.now() if all(batch.phase.ended for batch in batches) else None
-        progress = {**_progress(batches[0]), "ended_at": ended, "message": None}
+        progress = {**batches[0].progress, "ended_at": ended, "message": None}
         return self._noted(attempt, due=due if ended is None else ended, waits=attempt.waits + 1, **progress)
 
     def _batch_ids(self, attempt: Attempt) -> list[str]:
@@ -390,13 +396,3 @@ class BatchMachine:
 
 def _backed_off(first: float, waits: int, longest: float) -> float:
     return min(first * 2 ** min(waits, 20), longest)
-
-
-def _progress(batch: Batch) -> dict[str, object]:
-    return {
-        "phase": batch.phase.value,
-        "total": batch.total,
-        "completed": batch.completed,
-        "failed": batch.failed,
-        "expires_at": batch.expires_at,
-    }

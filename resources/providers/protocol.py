@@ -60,6 +60,12 @@ class Batch:
     problems: tuple[Problem, ...] = ()
 
     @property
+    def progress(self) -> dict[str, object]:
+        """What the ledger notes of it."""
+        counts = {"total": self.total, "completed": self.completed, "failed": self.failed}
+        return {"phase": self.phase.value, **counts, "expires_at": self.expires_at}
+
+    @property
     def lacks_files(self) -> bool:
         """Whether the counts speak of rows whose file isn't there; files may trail the status."""
         return len(self.result_files) < (self.completed > 0) + (self.failed > 0)
