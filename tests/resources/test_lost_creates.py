@@ -164,7 +164,7 @@ def test_a_worker_that_slept_before_it_repeats_a_create_lets_it_be(idempotent: W
         idempotent.server.remembers = False
         return is_wanted(asked)
 
-    upkeep.is_wanted = slow
+    upkeep.is_wanted = slow  # pyright: ignore[reportAttributeAccessIssue]
     idempotent.clock.sleep(2.0)
     machine.reconcile(attempt.id)
     assert idempotent.state(attempt) is AttemptState.AMBIGUOUS
