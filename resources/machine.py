@@ -91,7 +91,10 @@ class BatchMachine:
     def _create(self, attempt: Attempt, send: Send, *, again: bool = False) -> None:
         """One POST; `again` is the same one once more, and then a refusal says nothing about the first."""
         provider = self._providers[attempt.llm]
-        still_allowed = permission(self._clock, self._clock.now() + SEND_SECONDS if again else send.send_deadline)
+        until = send.send_deadline
+        if again:  # who was stopped since it looked at the clock may come when the provider has forgotten the first
+            until = min(self._clock.now() + SEND_SECONDS, last_chance(provider.profile, send, SEND_SECONDS))
+        still_allowed = permission(self._clock, until)
         if again:
             attempt = self._attempts.move(attempt, AttemptState.CREATING)
         else:

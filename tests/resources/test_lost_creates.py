@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 from dagster_batch_llm.resources.errors import ProviderError
-from dagster_batch_llm.resources.ledger import Attempt, AttemptState, PlanState
+from dagster_batch_llm.resources.ledger import Attempt, AttemptId, AttemptState, PlanState
 from dagster_batch_llm.resources.ledger.attempts import LEASE_SECONDS
 from dagster_batch_llm.resources.providers.profile import OPENAI, Profile, Recovery
+from dagster_batch_llm.resources.sending import SEND_SECONDS
 
 from .effects import Died, Effects
 from .fake_openai import answers, changed, reply_lost, request_lost
@@ -147,6 +148,26 @@ def test_a_token_that_may_be_forgotten_is_looked_for_in_the_listing(idempotent: 
     attempt = sent(idempotent)
     idempotent.server.remembers = False
     idempotent.clock.sleep(IDEMPOTENT.remembers + 60.0)
+    idempotent.finish(attempt)
+    idempotent.paid_once()
+    assert idempotent.server.creates() == 1
+
+
+def test_a_worker_that_slept_before_it_repeats_a_create_lets_it_be(idempotent: World) -> None:
+    attempt = sent(idempotent)
+    machine = idempotent.machine()
+    upkeep = machine.ledger.upkeep
+    is_wanted = upkeep.is_wanted
+
+    def slow(asked: AttemptId) -> bool:
+        idempotent.clock.sleep(IDEMPOTENT.remembers + SEND_SECONDS + 1.0)
+        idempotent.server.remembers = False
+        return is_wanted(asked)
+
+    upkeep.is_wanted = slow  # pyright: ignore[reportAttributeAccessIssue]
+    idempotent.clock.sleep(2.0)
+    machine.reconcile(attempt.id)
+    assert idempotent.state(attempt) is AttemptState.AMBIGUOUS
     idempotent.finish(attempt)
     idempotent.paid_once()
     assert idempotent.server.creates() == 1
