@@ -19,12 +19,22 @@ from dagster._daemon.types import DaemonHeartbeat
 from dagster_batch_llm.assets.run import SENSOR_NAME
 from dagster_batch_llm.resources.testing import Emulator
 
+from .location import Location
 from .places import move_clock
 from .points import FOLDER_VARIABLE, Action, Order, Point, passed
 from .processes import ORIGIN, instance_of
 from .scenarios import SCENARIOS
 from .world import StuckError, World
 
+_INSTANCE = """\
+telemetry:
+  enabled: false
+event_log_storage:
+  module: dagster._core.storage.event_log
+  class: ConsolidatedSqliteEventLogStorage
+  config:
+    base_dir: {folder}/events
+"""
 _ROOT = Path(__file__).parents[2]
 
 
@@ -48,6 +58,7 @@ class Campaign:
     folder: Path
     instance: DagsterInstance
     emulator: Emulator
+    location: Location
     results: list[Result] = field(default_factory=list[Result])
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -55,14 +66,23 @@ class Campaign:
         """One world from its first run to its end."""
         chosen = SCENARIOS[scenario]
         self._daemon_is_alive()
+        order = Order(next(self._numbers), point, action)
         world = World(
-            self.folder, Order(next(self._numbers), point, action), self.instance, self.emulator, chosen.ticks
+            self.folder,
+            order,
+            self.instance,
+            self.emulator,
+            self.location,
+            ticks=chosen.ticks,
+            always=chosen.always,
+            noticed=chosen.noticed,
+            located=chosen.located,
         )
         began, violations = time.monotonic(), list[str]()
         try:
             chosen.begin(world)
             world.settle()
-            violations = world.violations(chosen.table)
+            violations = world.violations(*chosen.tables)
         except StuckError as error:
             violations = [f"stuck: {error}"]
         finally:
@@ -95,7 +115,7 @@ def campaign(folder: Path) -> Generator[Campaign]:
     os.environ["PYTHONPATH"] = f"{Path(__file__).parent / 'inside'}{os.pathsep}{_ROOT}"
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     (folder / "dagster").mkdir(parents=True)
-    (folder / "dagster" / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    (folder / "dagster" / "dagster.yaml").write_text(_INSTANCE.format(folder=folder / "dagster"))
     move_clock(folder, 0.0)
     Order(0).write(folder)
     with instance_of(folder) as instance, Emulator(folder / "emulator") as emulator:
@@ -107,4 +127,5 @@ def campaign(folder: Path) -> Generator[Campaign]:
                 SensorInstigatorData(),
             )
         )
-        yield Campaign(folder, instance, emulator)
+        emulator.resource().provider().list(0.0)  # imports what each child would import
+        yield Campaign(folder, instance, emulator, Location(folder))

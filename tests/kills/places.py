@@ -52,16 +52,15 @@ def move_clock(folder: Path, seconds: float) -> None:
 
 
 def _move_clock(folder: Path, *, monotonic: bool) -> None:
-    def now(_: SystemClock) -> float:
-        return time.time() + read_clock(folder)
+    real, steadily = time.time, time.monotonic
 
     def steady(_: SystemClock) -> float:
-        return time.monotonic() + read_clock(folder)
+        return steadily() + read_clock(folder)
 
     def sleep(_: SystemClock, seconds: float) -> None:
         time.sleep(seconds * _HASTE)
 
-    SystemClock.now = now
+    time.time = lambda: real() + read_clock(folder)  # Dagster's events have the same clock
     if monotonic:  # not the server, which would call itself idle and stop
         SystemClock.monotonic = steady
         SystemClock.sleep = sleep

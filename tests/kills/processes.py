@@ -50,17 +50,13 @@ def instance_of(folder: Path) -> DagsterInstance:
 
 
 def register_run(
-    instance: DagsterInstance, location: Location, assets: set[str], tags: dict[str, str], run_id: str | None = None
+    instance: DagsterInstance, location: Location, assets: set[str], tags: dict[str, str], *, located: bool
 ) -> str:
     """A run as the daemon or the webserver makes it, before it is launched."""
-    whole = location.definitions().get_repository_def().get_implicit_global_asset_job_def()
     keys = frozenset(dg.AssetKey(name) for name in assets)
-    subset = whole.get_subset(asset_selection=keys)
-    origin = RemoteJobOrigin(ORIGIN, whole.name)
-    run = instance.create_run_for_job(
-        subset, run_id=run_id, tags=tags, asset_selection=keys, remote_job_origin=origin
-    )
-    return run.run_id
+    origin = RemoteJobOrigin(ORIGIN, location.whole.name) if located else None
+    job = location.job(keys)
+    return instance.create_run_for_job(job, tags=tags, asset_selection=keys, remote_job_origin=origin).run_id
 
 
 def run(folder: Path, location: Location, run_id: str, role: str) -> None:
@@ -69,9 +65,7 @@ def run(folder: Path, location: Location, run_id: str, role: str) -> None:
     with instance_of(folder) as instance:
         found = instance.get_run_by_id(run_id)
         assert found is not None
-        whole = location.definitions().get_repository_def().get_implicit_global_asset_job_def()
-        subset = whole.get_subset(asset_selection=found.asset_selection)
-        execute_run(InMemoryJob(subset), found, instance)
+        execute_run(InMemoryJob(location.job(frozenset(found.asset_selection or ()))), found, instance)
 
 
 def evaluate(folder: Path, location: Location, requested: Path) -> None:
@@ -86,7 +80,7 @@ def evaluate(folder: Path, location: Location, requested: Path) -> None:
             cursor=cursor.read_text() if cursor.exists() else None,
             log_key=None,
             repository_name=None,
-            repository_def=location.definitions().get_repository_def(),
+            repository_def=location.repository,
             instance=instance,
             code_location_origin=RegisteredCodeLocationOrigin(NAME),
         )

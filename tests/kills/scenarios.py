@@ -17,20 +17,23 @@ _SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Scenario:
-    """How a world begins, and which table it must have at its end."""
+    """How a world begins, and which tables it must have at its end."""
 
     begin: Callable[[World], None]
-    table: str
+    tables: tuple[str, ...]
     roles: tuple[str, ...]
     ticks: int = 1
+    always: bool = False
+    noticed: bool = True
+    located: bool = True
 
 
 def _one_run(world: World) -> None:
-    world.launch({"reviews", "topics", "report"}, role="run")
+    world.ask({"reviews", "topics", "report"}, role="run")
 
 
 def _source(world: World) -> None:
-    world.launch({"reviews"}, role="source")
+    world.ask({"reviews"}, role="source")
     _until(world, lambda: not world.living)
 
 
@@ -39,10 +42,10 @@ def _backfill(world: World) -> None:
     _source(world)
     name = _new_backfill(world)
     tags = {"dagster/backfill": name}
-    first = world.launch({"by_group"}, tags | {"dagster/partition": PARTITIONS[0]}, role="keeper")
+    first = world.ask({"by_group"}, tags | {"dagster/partition": PARTITIONS[0]}, role="keeper")
     _until(world, lambda: world.ledger.plans.is_kept(name) or first not in world.living.values())
     for partition in PARTITIONS[1:]:
-        world.launch({"by_group"}, tags | {"dagster/partition": partition}, role="partition")
+        world.ask({"by_group"}, tags | {"dagster/partition": partition}, role="partition")
 
 
 def _crowd(world: World) -> None:
@@ -51,10 +54,10 @@ def _crowd(world: World) -> None:
     backfill = {"dagster/backfill": _new_backfill(world)}
     ends = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
     for partition in PARTITIONS:
-        world.launch({"by_group"}, backfill | {"dagster/partition": partition}, role="partition")
+        world.ask({"by_group"}, backfill | {"dagster/partition": partition}, role="partition")
     scheduled = {"dagster/schedule_name": "nightly", "dagster/partition": PARTITIONS[1]}
-    world.launch({"by_group"}, scheduled, role="scheduled")
-    world.launch({"by_group"}, dict(zip(ends, (PARTITIONS[0], PARTITIONS[-1]), strict=True)), role="range")
+    world.ask({"by_group"}, scheduled, role="scheduled")
+    world.ask({"by_group"}, dict(zip(ends, (PARTITIONS[0], PARTITIONS[-1]), strict=True)), role="range")
 
 
 def _new_backfill(world: World) -> str:
@@ -74,8 +77,10 @@ def _until(world: World, condition: Callable[[], bool]) -> None:
 
 
 SCENARIOS = {
-    "run": Scenario(_one_run, "topics", ("run", "tick", "collect", "server")),
-    "backfill": Scenario(_backfill, "by_group", ("keeper", "partition", "tick", "collect")),
-    "two daemons": Scenario(_one_run, "topics", ("tick", "collect"), ticks=2),
-    "crowd": Scenario(_crowd, "by_group", ("partition", "scheduled", "range", "collect")),
+    "run": Scenario(_one_run, ("topics", "report"), ("run", "tick", "collect", "server")),
+    "power cut": Scenario(_one_run, ("topics", "report"), ("run", "collect"), noticed=False),
+    "notebook": Scenario(_one_run, ("topics", "report"), ("run", "server"), located=False),
+    "backfill": Scenario(_backfill, ("by_group",), ("keeper", "partition", "tick", "collect"), always=True),
+    "two daemons": Scenario(_one_run, ("topics", "report"), ("tick", "collect"), ticks=2, always=True),
+    "crowd": Scenario(_crowd, ("by_group",), ("partition", "scheduled", "range", "collect"), always=True),
 }

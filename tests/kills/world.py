@@ -8,7 +8,6 @@ import os
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,14 +19,14 @@ from dagster_batch_llm.resources.ledger.states import OPEN_ATTEMPTS
 from dagster_batch_llm.resources.testing import Emulator
 
 from .location import ROWS, Location, expected
-from .places import move_clock, read_clock
-from .points import Order, passed, struck
+from .places import move_clock
+from .points import Order, struck
 from .processes import evaluate, forked, register_run, run
 
-_A_LONG_TIME = 200.0
+A_LONG_TIME = 200.0
 """Longer than every lease, hold and grace period, and than the time in which a lost create may still arrive."""
-_ROUNDS = 400
-_SECONDS = 60.0
+_AN_HOUR = 4000.0
+_SECONDS = 90.0
 _PAUSE = 0.03
 
 
@@ -44,24 +43,32 @@ class World:
         order: Who is struck where.
         instance: Dagster's.
         emulator: The provider.
+        location: The code location.
         ticks: How many sensors are evaluated at once.
+        always: Whether the sensor ticks also while runs are at work.
+        noticed: Whether Dagster learns that a run's process is gone; after a power cut it doesn't.
+        located: Whether runs belong to a code location; else, as in a notebook, no sensor looks after them.
     """
 
     folder: Path
     order: Order
     instance: DagsterInstance
     emulator: Emulator
+    location: Location
     ticks: int = 1
-    when_stopped: Callable[[World], None] | None = None
+    always: bool = False
+    noticed: bool = True
+    located: bool = True
+    asked: list[tuple[str, set[str], dict[str, str]]] = field(default_factory=list[tuple[str, set[str], dict[str, str]]])
     living: dict[int, str] = field(default_factory=dict[int, str])
-    deaths: int = 0
     stopped: list[int] = field(default_factory=list[int])
-    resumed: bool = False
 
     def __post_init__(self) -> None:
         self.home = self.folder / str(self.order.world)
         (self.home / "batch_llm").mkdir(parents=True)
-        self.location = Location(self.order.world, self.home / "warehouse.duckdb", self.folder / "emulator")
+        now = self.folder / "now"
+        now.unlink(missing_ok=True)
+        now.symlink_to(self.home)
         os.environ["BATCH_LLM_HOME"] = str(self.home / "batch_llm")
         self.order.write(self.folder)
 
@@ -75,11 +82,32 @@ class World:
 
     # ---- processes ---------------------------------------------------------------------------------------------
 
-    def launch(self, assets: set[str], tags: dict[str, str] | None = None, *, role: str) -> str:
+    def ask(self, assets: set[str], tags: dict[str, str] | None = None, *, role: str) -> str:
+        """Materialize as a person, schedule or backfill does, who does it again if the run died before it had a plan."""
+        run_id = self.launch(assets, tags or {}, role)
+        self.asked.append((run_id, assets, tags or {}))
+        return run_id
+
+    def launch(self, assets: set[str], tags: dict[str, str], role: str) -> str:
         """Start a run in a process of its own."""
-        run_id = register_run(self.instance, self.location, assets, tags or {})
+        run_id = register_run(self.instance, self.location, assets, tags, located=self.located)
         self.living[forked(lambda: run(self.folder, self.location, run_id, role), self.log)] = run_id
         return run_id
+
+    def _ask_again(self) -> bool:
+        """Whether a run that had died too early to leave anything had to be started anew."""
+        # A sensor goes on with what a run of a code location has left; else a person runs it again.
+        plans = self.ledger.plans.find() if self.located else []
+        planned = {plan.run for plan in plans if plan.state is not PlanState.FAILED}
+        lost = [asked for asked in self.asked if asked[0] not in planned and self._failed(asked[0])]
+        self.asked = [asked for asked in self.asked if asked not in lost]
+        for _, assets, tags in lost:
+            self.ask(assets, tags, role="again")
+        return bool(lost)
+
+    def _failed(self, run_id: str) -> bool:
+        found = self.instance.get_run_by_id(run_id)
+        return found is not None and not found.is_success and run_id not in self.living.values()
 
     def tick(self) -> None:
         """Evaluate the sensor, perhaps in two processes at once, and launch what it asks for."""
@@ -94,34 +122,31 @@ class World:
         for file in files:
             for line in file.read_text().splitlines() if file.exists() else ():
                 told = json.loads(line)
-                self.launch(set(told["assets"]), told["tags"], role="collect")
+                self.launch(set(told["assets"]), told["tags"], "collect")
 
     def reap(self) -> None:
-        """Take note of who has ended, died or stopped."""
+        """Take note of who has ended, died or stopped; time goes on beyond the leases of who died or stopped."""
         for pid in list(self.living):
             found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
             if found == 0:
                 continue
+            what = self.living.pop(pid)
             if os.WIFSTOPPED(status):
                 self.stopped.append(pid)
-                self.stopped_runs = self.living.pop(pid)
-                continue
-            self._ended(self.living.pop(pid), status)
+            if os.WIFSTOPPED(status) or os.WIFSIGNALED(status):
+                move_clock(self.folder, A_LONG_TIME)
+            self._is_gone(what)
 
-    def _ended(self, what: str, status: int) -> None:
-        if os.WIFSIGNALED(status):
-            self.deaths += 1
-        # Dagster's code server notices a run whose process is gone, and says that it has failed.
-        if what != "tick" and (found := self.instance.get_run_by_id(what)) and not found.is_finished:
+    def _is_gone(self, what: str) -> None:
+        """Dagster's code server or its run monitoring says of a run without a sign of life that it has failed."""
+        if what != "tick" and self.noticed and (found := self.instance.get_run_by_id(what)) and not found.is_finished:
             self.instance.report_run_failed(found, "its process is gone")
 
     def _resume(self) -> None:
         """Wake who was stopped, and wait for its end."""
-        self.resumed = True
         for pid in self.stopped:
             os.kill(pid, signal.SIGCONT)
-            _, status = os.waitpid(pid, 0)
-            self._ended(self.stopped_runs, status)
+            os.waitpid(pid, 0)
         self.stopped.clear()
 
     def end(self) -> None:
@@ -134,36 +159,30 @@ class World:
     # ---- time --------------------------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Let the sensor and time do their work until nothing is left to do.
+        """Let the sensor and time do their work until nothing is left to do; who was stopped wakes up only then.
 
         Raises:
             StuckError: Something is left to do for too long.
         """
-        began, idle = time.monotonic(), 0
-        for _ in range(_ROUNDS):
+        until, idle = time.monotonic() + _SECONDS, 0
+        while time.monotonic() < until:
             self.reap()
-            if self.stopped and self.when_stopped:
-                self.when_stopped(self)
-                self._resume()
-            self.tick()
-            if not self.living:
-                if not self.open_things() and (not self.stopped or self._woken()):
-                    return
-                idle += 1
-                move_clock(self.folder, _A_LONG_TIME if self.deaths or self.stopped or idle % 5 == 0 else 1.0)
-                self.deaths = 0
-            else:
+            if self.always or not self.living:
+                self.tick()
+            if self.living:
                 idle = 0
                 time.sleep(_PAUSE)
                 move_clock(self.folder, 0.3)
-            if time.monotonic() - began > _SECONDS:
-                break
+            elif not self.located and self._ask_again():
+                continue
+            elif self.open_things():
+                idle += 1
+                move_clock(self.folder, 1.0 if idle % 5 else A_LONG_TIME if self.noticed else _AN_HOUR)
+            elif self.stopped:
+                self._resume()
+            elif not self._ask_again():
+                return
         raise StuckError(f"not at its end: {self.open_things()}, living {list(self.living.values())}")
-
-    def _woken(self) -> bool:
-        """Wake a sleeper when all is over, and look whether it has made new work."""
-        self._resume()
-        return not self.open_things()
 
     def open_things(self) -> list[str]:
         """Plans and attempts that are not at their end."""
@@ -177,21 +196,25 @@ class World:
     def was_struck(self) -> bool:
         return struck(self.folder, self.order.world).exists()
 
-    def violations(self, table: str, rows: int = ROWS) -> list[str]:
+    def violations(self, *tables: str, rows: int = ROWS) -> list[str]:
         """Double payments, lost answers and wrong rows; none is hoped for."""
         mark = f"world {self.order.world}: "
         paid = {one.prompt: one.times for one in self.emulator.bill().requests if mark in one.prompt}
         found = [f"paid {times} times: {prompt}" for prompt, times in paid.items() if times > 1]
         if len(paid) != rows:
             found.append(f"{len(paid)} of {rows} requests were paid")
-        written = self.location.tables.query(f'SELECT id, label, status FROM "{table}" ORDER BY id').to_pylist()
+        known = set(self.location.tables.query("SELECT table_name FROM duckdb_tables()")["table_name"].to_pylist())
+        if not set(tables) <= known:
+            return [*found, f"there are only the tables {known}"]
+        written = self.location.tables.query(f'SELECT id, label, status FROM "{tables[0]}" ORDER BY id').to_pylist()
         wanted = [{"id": row, "label": expected(row), "status": "ok"} for row in range(rows)]
         if written != wanted:
             found.append(f"the table has {written}")
-        if not self.instance.fetch_materializations(dg.AssetKey(table), limit=1).records:
-            found.append("nothing was materialized")
         ledger = self.ledger
-        outcomes = sum((Counter(a.outcomes) for a in ledger.attempts.answers([a.id for a in ledger.attempts.find()])), Counter[str]())
+        files = ledger.attempts.answers([attempt.id for attempt in ledger.attempts.find()])
+        outcomes = sum((Counter(file.outcomes) for file in files), Counter[str]())
         if outcomes["ok"] < rows:
             found.append(f"the ledger knows of {dict(outcomes)}")
+        if not self.noticed:
+            return found
         return found + [f"incident {kind}: {message}" for kind, _, message in ledger.attempts.incidents()]
