@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads don't survive a fork
 
 from .campaign import Campaign, campaign
-from .points import Point
+from .points import Action, Point
 from .report import table
 from .scenarios import SCENARIOS
+
+_AS_THE_NEXT = tuple(f"after {verb}" for verb in ("fsync", "write", "truncate", "replace", "hardlink_to", "unlink"))
+"""After these the disk is as it is before the next one."""
 
 
 def main() -> int:
@@ -27,36 +32,42 @@ def main() -> int:
     parser.add_argument("--scenario", choices=SCENARIOS, action="append", help="only these")
     parser.add_argument("--action", choices=("kill", "stop"), action="append", help="by default both")
     parser.add_argument("--match", default="", help="only points with this text in them")
-    parser.add_argument("--most", type=int, default=2, help="how many passages of one step are struck")
+    parser.add_argument("--most", type=int, default=1, help="how many passages of one step are struck")
+    parser.add_argument("--seed", type=int, default=1, help="of the order")
     args = parser.parse_args()
-    memory = Path("/dev/shm")  # noqa: S108 - a killed process loses nothing there, and flushing is quick
+    memory = Path("/dev/shm")
     with (
         tempfile.TemporaryDirectory(prefix="batch-llm-kills-", dir=memory if memory.exists() else None) as folder,
         campaign(Path(folder)) as running,
     ):
+        strikes = list(_strikes(running, args))
+        random.Random(args.seed).shuffle(strikes)
         until = time.monotonic() + args.minutes * 60.0
-        for scenario in args.scenario or SCENARIOS:
-            _scenario(running, scenario, args, until)
-    print(table(running.results))
+        try:
+            for number, (scenario, action, point) in enumerate(strikes):
+                if time.monotonic() > until:
+                    break
+                _strike(running, scenario, action, point)
+                print(f"\r{number + 1} of {len(strikes)} ", end="", file=sys.stderr, flush=True)
+        finally:
+            print(table(running.results))
     return any(result.violations for result in running.results)
 
 
-def _scenario(running: Campaign, scenario: str, args: argparse.Namespace, until: float) -> None:
-    points = [point for point in running.points(scenario, args.most) if args.match in str(point)]
-    for action in args.action or ("kill", "stop"):
-        chosen = [point for point in points if action == "kill" or _can_stop(point)]
-        for number, point in enumerate(chosen):
-            if time.monotonic() > until:
-                return
-            result = running.play(scenario, point, action)
-            print(
-                f"\r{scenario}: {action} {number + 1} of {len(chosen)}, {result.seconds:.1f} s   ",
-                end="",
-                file=sys.stderr,
-                flush=True,
-            )
-            if result.violations:
-                print(f"\n{action} at {point}: {result.violations}\n{result.log[-3000:]}", flush=True)
+def _strikes(running: Campaign, args: argparse.Namespace) -> Iterator[tuple[str, Action, Point]]:
+    """All that is to be done: the points of each scenario, once killed and once stopped."""
+    for scenario in args.scenario or SCENARIOS:
+        for point in running.points(scenario, args.most):
+            if args.match in str(point) and not point.step.startswith(_AS_THE_NEXT):
+                for action in args.action or ("kill", "stop"):
+                    if action == "kill" or _can_stop(point):
+                        yield scenario, action, point
+
+
+def _strike(running: Campaign, scenario: str, action: Action, point: Point) -> None:
+    result = running.play(scenario, point, action)
+    if result.violations:
+        print(f"\n{scenario}: {action} at {point}: {result.violations}\n{result.log[-3000:]}", flush=True)
 
 
 def _can_stop(point: Point) -> bool:

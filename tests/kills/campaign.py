@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dagster import DagsterInstance
-from dagster._core.remote_origin import RemoteInstigatorOrigin
 from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import RemoteInstigatorOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_batch_llm.assets.run import SENSOR_NAME
@@ -77,12 +77,13 @@ class Campaign:
             always=chosen.always,
             noticed=chosen.noticed,
             located=chosen.located,
+            tables=chosen.tables,
         )
         began, violations = time.monotonic(), list[str]()
         try:
             chosen.begin(world)
             world.settle()
-            violations = world.violations(*chosen.tables)
+            violations = world.violations()
         except StuckError as error:
             violations = [f"stuck: {error}"]
         finally:

@@ -5,18 +5,23 @@ Nothing in the product knows of this; a process that is to be watched calls `wat
 
 from __future__ import annotations
 
+import inspect
 import os
 import sqlite3
-import sys
 import time
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
+from threading import Event
 from types import TracebackType
 from typing import Any
 
+import duckdb
 import httpx
+import uvicorn
 from dagster_batch_llm.resources.clock import SystemClock
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.engine.default import DefaultDialect
 
 from .points import Passage, anonymous
 
@@ -58,12 +63,15 @@ def _move_clock(folder: Path, *, monotonic: bool) -> None:
         return steadily() + read_clock(folder)
 
     def sleep(_: SystemClock, seconds: float) -> None:
-        time.sleep(seconds * _HASTE)
+        Event().wait(seconds * _HASTE)
 
-    time.time = lambda: real() + read_clock(folder)  # Dagster's events have the same clock
+    def now() -> float:
+        return real() + read_clock(folder)
+
+    time.time = now  # Dagster's events have the same clock
     if monotonic:  # not the server, which would call itself idle and stop
-        SystemClock.monotonic = steady
-        SystemClock.sleep = sleep
+        patched: Any = SystemClock
+        patched.monotonic, patched.sleep = steady, sleep
 
 
 def _around(passage: Passage, call: Callable[..., Any], name: Callable[..., str | None]) -> Callable[..., Any]:
@@ -89,20 +97,28 @@ def _files(passage: Passage) -> None:
         return f"{verb} {anonymous('/'.join(Path(text).relative_to(passage.folder).parts[1:]))}"
 
     def opened(verb: str, handle: int) -> str | None:
-        return named(verb, os.readlink(f"/proc/self/fd/{handle}"))
+        return named(verb, Path(f"/proc/self/fd/{handle}").readlink())
 
-    os.fsync = _around(passage, os.fsync, lambda handle: opened("fsync", handle))
-    os.write = _around(passage, os.write, lambda handle, _: opened("write", handle))
-    os.truncate = _around(passage, os.truncate, lambda path, _: named("truncate", path))
-    for verb in ("replace", "hardlink_to"):
-        whole: Callable[..., Any] = getattr(Path, verb)
-        setattr(Path, verb, _around(passage, whole, lambda path, _, verb=verb: named(verb, path)))
-    Path.unlink = _around(passage, Path.unlink, lambda path, **_: named("unlink", path) if path.exists() else None)
+    def unlinked(path: Path, **_: bool) -> str | None:
+        return named("unlink", path) if path.exists() else None
+
+    def given(verb: str, value: str | Path | int) -> str | None:
+        return opened(verb, value) if isinstance(value, int) else named(verb, value)
+
+    for owner, verb in ((os, "fsync"), (os, "write"), (os, "truncate"), (Path, "replace"), (Path, "hardlink_to")):
+        patched: Any = owner
+        name = partial(_first, partial(given, verb))
+        setattr(patched, verb, _around(passage, getattr(patched, verb), name))
+    Path.unlink = _around(passage, Path.unlink, unlinked)
+
+
+def _first(name: Callable[[Any], str | None], value: Any, *_: Any) -> str | None:
+    return name(value)
 
 
 def _caller(part: str, plumbing: tuple[str, ...]) -> str:
     """The function of the product that led here."""
-    frame = sys._getframe(2)
+    frame = inspect.currentframe()
     while frame is not None:
         path = Path(frame.f_code.co_filename)
         if part in str(path) and path.name not in plumbing and not frame.f_code.co_name.startswith("_"):
@@ -112,9 +128,6 @@ def _caller(part: str, plumbing: tuple[str, ...]) -> str:
 
 
 def _ledger_commits(passage: Passage) -> None:
-    from sqlalchemy import Connection, Engine, event
-    from sqlalchemy.engine.default import DefaultDialect
-
     writing: list[str] = []
 
     def committing(connection: Connection) -> None:
@@ -124,8 +137,8 @@ def _ledger_commits(passage: Passage) -> None:
 
     commit = DefaultDialect.do_commit
 
-    def do_commit(self: DefaultDialect, connection: Any) -> None:
-        commit(self, connection)
+    def do_commit(self: DefaultDialect, dbapi_connection: Any) -> None:
+        commit(self, dbapi_connection)
         if writing:
             passage.reach(f"after {writing.pop()}")
 
@@ -134,10 +147,11 @@ def _ledger_commits(passage: Passage) -> None:
 
 
 def _tables(passage: Passage) -> None:
-    import duckdb
+    def named(_: object) -> str:
+        return "commit of the table"
 
-    name = duckdb.DuckDBPyConnection
-    name.commit = _around(passage, name.commit, lambda _: "commit of the table")
+    connection: Any = duckdb.DuckDBPyConnection
+    connection.commit = _around(passage, connection.commit, named)
 
 
 def _requests(passage: Passage) -> None:
@@ -168,14 +182,13 @@ def _server_commits(passage: Passage) -> None:
             if kind is None:
                 passage.reach(f"after {step}")
 
-    connect = sqlite3.connect
-    sqlite3.connect = lambda *args, **kwargs: connect(*args, **{"factory": Watched, **kwargs})
+    patched: Any = sqlite3
+    patched.connect = partial(sqlite3.connect, factory=Watched)
 
 
 def _server_replies(passage: Passage) -> None:
-    import uvicorn
-
-    make = uvicorn.Config.__init__
+    patched: Any = uvicorn.Config
+    make = patched.__init__
 
     def with_points(self: uvicorn.Config, app: Any, **kwargs: Any) -> None:
         async def watched(scope: Any, receive: Any, send: Any) -> None:
@@ -193,4 +206,4 @@ def _server_replies(passage: Passage) -> None:
 
         make(self, watched, **kwargs)
 
-    uvicorn.Config.__init__ = with_points
+    patched.__init__ = with_points

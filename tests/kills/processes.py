@@ -37,7 +37,7 @@ def forked(work: Callable[[], None], log: Path) -> int:
         os.dup2(out, 2)
         work()
         code = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - nothing of the parent's may go on in here
         traceback.print_exc()
         code = 1
     sys.stdout.flush()

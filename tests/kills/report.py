@@ -7,6 +7,7 @@ from itertools import groupby
 from statistics import median
 
 from .campaign import Result
+from .points import Point
 
 
 def table(results: Sequence[Result]) -> str:
@@ -14,7 +15,12 @@ def table(results: Sequence[Result]) -> str:
     struck = [result for result in results if result.struck and result.point is not None]
 
     def row(result: Result) -> tuple[str, str, str, str]:
-        return result.scenario, result.point.role if result.point else "", result.action, _kind(result)
+        return (
+            result.scenario,
+            result.point.role if result.point else "",
+            result.action,
+            result.point.step if result.point else "",
+        )
 
     lines = ["| scenario | role | action | step | struck | violations |", "|---|---|---|---|---|---|"]
     for names, group in groupby(sorted(struck, key=row), key=row):
@@ -30,9 +36,3 @@ def table(results: Sequence[Result]) -> str:
         f"{sum(seconds):.0f} s, {median(seconds or [0.0]):.1f} s a world."
     )
     return "\n".join(lines)
-
-
-def _kind(result: Result) -> str:
-    """The step without its number; files by what is done to them."""
-    step = result.point.step if result.point else ""
-    return step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Event
 
 from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
@@ -73,7 +74,7 @@ def _until(world: World, condition: Callable[[], bool]) -> None:
     while not condition() and time.monotonic() < until:
         world.reap()
         move_clock(world.folder, 0.1)
-        time.sleep(0.02)
+        Event().wait(0.02)
 
 
 SCENARIOS = {
