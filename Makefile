@@ -50,7 +50,7 @@ services: build/services/aibrix/.ready-$(AIBRIX) ## install the foreign servers 
 	@$(PYTHON) -m tests.resources.postgres_programs
 
 test: $(VENV)/.dev ## run the tests
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 simulate: $(VENV)/.dev ## run the batch machine through SEEDS=20000 seeds of crashes and faults, in two processes
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --processes 2

@@ -86,7 +86,7 @@ def _look_at_providers(
         for llm in providers:
             try:
                 due = ledger.attempts.due([AttemptState.SUBMITTED], llm)
-                polled = machine.poll(llm, attempts=due)
+                polled = machine.poll(llm, attempts=due, until=until)
                 seen += polled
                 if trouble := new_troubles([a.message for a in polled], [a.message for a in due]):
                     context.log.warning(trouble)

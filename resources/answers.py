@@ -31,6 +31,10 @@ _MAX_DOUBLINGS = 6
 """Of an output limit: tries and retries may be many, and no model writes that much."""
 
 
+Absent = Literal["missing", "expired", "gone"]
+"""The outcome of a row that no result speaks of."""
+
+
 @dataclass(frozen=True)
 class Parsed:
     """A batch's results, matched to the rows that were sent.
@@ -73,7 +77,7 @@ def parse_results(
     tokens: Sequence[str],
     name: str,
     target: Path,
-    absent: Literal["missing", "expired"] | None = "missing",
+    absent: Absent | None = "missing",
 ) -> Parsed:
     """Read whole result files into one answers file: each row of the manifest once, the first ok answer wins.
 
@@ -101,7 +105,7 @@ def parse_attempt(
     results: Sequence[Path],
     *,
     name: str,
-    absent: Literal["missing", "expired"] | None,
+    absent: Absent | None,
 ) -> Parsed:
     """`parse_results` for a ledger's attempt: all its sends may speak in the files."""
     home = Home(ledger.home)
@@ -122,10 +126,11 @@ def answers_of(home: Home, snapshot: Snapshot) -> tuple[list[Path], list[Path]]:
     return list(files.values()), [path for name, path in files.items() if name in snapshot.forgiven]
 
 
-def _matched(absent: Literal["missing", "expired"] | None) -> str:
+def _matched(absent: Absent | None) -> str:
     reasons = {
         "missing": "the provider returned nothing for this row",
         "expired": "the batch was ended before this row's turn",
+        "gone": "the provider had deleted the results before they were fetched",
     }
     return f"""
         SELECT
@@ -193,7 +198,7 @@ def given_up_sql(answers: Sequence[Path], forgiven: Sequence[Path] = (), *, limi
 def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], limited: bool) -> str:
     """Keys that aren't asked again; of the files that are `forgiven`, all of them in `answers`, only answers count."""
     counted = parquet([path for path in answers if path not in set(forgiven)], COLUMNS)
-    at_once = "'ok', 'refused'" if limited else "'ok', 'refused', 'truncated'"
+    at_once = "'ok', 'refused', 'gone'" if limited else "'ok', 'refused', 'gone', 'truncated'"
     return f"""
         SELECT key, bool_or(outcome = 'ok') AS answered
         FROM (

@@ -31,7 +31,7 @@ def encoded(text: str) -> PurePosixPath:
 
 def digest(text: str) -> str:
     """16 hexadecimal characters that stand for a stranger's word, such as a provider's id, in a path."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def decoded(path: PurePosixPath) -> str | None:

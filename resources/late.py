@@ -6,7 +6,6 @@ the first usable answer of a request wins, wherever it comes from.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 
 import duckdb
@@ -16,8 +15,8 @@ from .errors import ProviderError, StaleFenceError
 from .file_names import digest
 from .home import Home
 from .ledger import Attempt, AttemptState, Incident, Ledger, Link, Send
-from .providers.openai_shape import TOKEN_KEY
-from .providers.protocol import Batch, BatchProvider, Listing, Phase
+from .lost_creates import ours
+from .providers.protocol import Batch, BatchProvider
 
 HORIZON_SECONDS = 48 * 3600.0
 """How long after its intent a create is looked for."""
@@ -54,7 +53,7 @@ class LateArrivals:
             return 0
         known = self._attempts.linked(self._provider.account)
         listing = self._provider.list(min(send.t0 for send in sends))
-        found = [pair for pair in ours(listing, sends) if pair[0].id not in known]
+        found = [pair for pair in ours(listing.batches, sends) if pair[0].id not in known]
         return sum(self.arrived(batch, send) for batch, send in found)
 
     def arrived(self, batch: Batch, send: Send) -> bool:
@@ -131,16 +130,3 @@ class LateArrivals:
 def late_name(attempt: Attempt, batch_id: str) -> str:
     """The answers file of a late arrival: one per batch, so that keeping it twice is keeping it once."""
     return f"{attempt.task}/{attempt.id}-late-{digest(batch_id)}.parquet"
-
-
-def ours(listing: Listing, sends: Sequence[Send]) -> list[tuple[Batch, Send]]:
-    """Batches that carry one of our sends, the one to keep first: ended well, then running, then the older."""
-    by_token = {send.token: send for send in sends}
-    by_file = {send.file_id: send for send in sends}
-    found = [
-        (batch, send)
-        for batch in listing.batches
-        if (send := by_token.get(batch.metadata.get(TOKEN_KEY, "")) or by_file.get(batch.input_file_id or ""))
-    ]
-    order = {Phase.COMPLETED: 0, Phase.FAILED: 2, Phase.EXPIRED: 2, Phase.CANCELLED: 2}
-    return sorted(found, key=lambda pair: (order.get(pair[0].phase, 1), pair[0].created_at or 0.0))

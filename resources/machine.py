@@ -11,24 +11,25 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import duckdb
-
-from .answers import parse_attempt, readable
-from .errors import AmbiguousError, BusyError, ProviderError, RefusedError, StaleFenceError, UnreachableError
-from .home import Home
-from .late import LateArrivals, ours
+from .answers import Parsed
+from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
+from .late import LateArrivals
 from .ledger import Attempt, AttemptId, AttemptState, Ledger, Link, Send
+from .lost_creates import is_anothers, last_chance, ours, sighting, strangers
 from .operations.ending import unwanted
+from .operations.waits import window_end, window_seconds
+from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
-from .render import write_request_file
+from .result_files import ResultFiles, outcome_of_absent
+from .sending import SEND_SECONDS, TooLateError, permission, upload
 
-SEND_SECONDS = 30.0
-"""From the durable intent to the last moment in which the create may leave."""
 CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
 _RECONCILE_SECONDS = 15.0
 _FILES_LATE_SECONDS = 60.0
 _LONGEST_WAIT = 3600.0
+_GONE, _GONE_SECONDS = (404, 410), 24 * 3600.0
+"""Results that are nowhere to be found for so long aren't expected any more."""
 
 
 class BatchMachine:
@@ -42,7 +43,6 @@ class BatchMachine:
 
     def __init__(self, ledger: Ledger, providers: Mapping[str, BatchProvider], owner: str) -> None:
         self.ledger = ledger
-        self.home = Home(ledger.home)
         self._attempts = ledger.attempts
         self._clock = ledger.clock
         self._providers = providers
@@ -77,7 +77,7 @@ class BatchMachine:
             if taken is None or taken.due > self._clock.now() or not self.knows(taken):
                 return
             try:
-                prepared, send = self._upload(taken)
+                prepared, send = upload(self.ledger, self._providers[taken.llm], taken)
             except RefusedError as error:
                 self._attempts.move(taken, AttemptState.REFUSED, **self._ended(error.message))
                 raise
@@ -87,53 +87,32 @@ class BatchMachine:
                 raise
             self._create(prepared, send)
 
-    def _upload(self, attempt: Attempt) -> tuple[Attempt, Send]:
+    def _create(self, attempt: Attempt, send: Send, *, again: bool = False) -> None:
+        """One POST; `again` is the same one once more, and then a refusal says nothing about the first."""
         provider = self._providers[attempt.llm]
-        token = self.ledger.id[:8] + self._clock.token()
-        path = self.home.request_file(token)
-        try:
-            write_request_file(
-                path,
-                profile=provider.profile,
-                spec=self.ledger.looks.spec(attempt.task).enlarged(attempt.limit_factor),
-                manifest=self.home.manifest(attempt.manifest),
-                requests=self.home.requests(attempt.plan),
-                token=token,
-            )
-            attempt = self._attempts.renew(attempt)
-            file_id = provider.upload(path, path.name)
-        finally:
-            with suppress(OSError):
-                path.unlink()
-        now = self._clock.now()
-        send = Send(token, attempt.id, attempt.send_no + 1, now, now + SEND_SECONDS, file_id, attempt.rows)
-        return attempt, send
-
-    def _create(self, attempt: Attempt, send: Send) -> None:
-        provider = self._providers[attempt.llm]
-        began = self._clock.monotonic()
-        attempt = self._attempts.begin_send(attempt, send)
+        still_allowed = permission(self._clock, self._clock.now() + SEND_SECONDS if again else send.send_deadline)
+        if again:
+            attempt = self._attempts.move(attempt, AttemptState.CREATING)
+        else:
+            attempt = self._attempts.begin_send(attempt, send)
         attempt = self._attempts.renew(attempt)
-
-        def still_allowed() -> None:
-            # A laptop's sleep stops the monotonic clock, an adjustment moves the wall clock: either ends it.
-            if self._clock.now() > send.send_deadline or self._clock.monotonic() - began > SEND_SECONDS:
-                raise _TooLateError
-
         endpoint = provider.profile.endpoints[self.ledger.looks.spec(attempt.task).operation]
         try:
             batch = provider.create(send.file_id, endpoint, send.token, still_allowed)
-        except _TooLateError:
-            self._attempts.move(attempt, AttemptState.PLANNED, lease_until=0.0)
-        except RefusedError as error:
-            self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(error.message))
+            if is_anothers(batch, send):
+                raise AmbiguousError(f"The reply to the create names batch {batch.id}, which is another send's.")
+        except TooLateError:
+            self._attempts.move(attempt, AttemptState.AMBIGUOUS if again else AttemptState.PLANNED, lease_until=0.0)
+        except ProviderError as error:
+            if again or isinstance(error, AmbiguousError):
+                due = self._clock.now() + (_RECONCILE_SECONDS if again else 1.0)
+                self._attempts.move(attempt, AttemptState.AMBIGUOUS, message=error.message, due=due, lease_until=0.0)
+                return
+            if isinstance(error, RefusedError):
+                self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(error.message))
+            else:
+                self._postpone(self._attempts.move(attempt, AttemptState.PLANNED), error)
             raise
-        except (BusyError, UnreachableError) as error:
-            self._postpone(self._attempts.move(attempt, AttemptState.PLANNED), error)
-            raise
-        except AmbiguousError as error:
-            due = self._clock.now() + 1.0
-            self._attempts.move(attempt, AttemptState.AMBIGUOUS, message=error.message, due=due, lease_until=0.0)
         else:
             try:
                 self._adopt(attempt, [(batch, send)])
@@ -158,7 +137,7 @@ class BatchMachine:
         ]
         batch = found[0][0]
         first_look = self._clock.now() + self._providers[attempt.llm].profile.poll_seconds[0]
-        return self._attempts.adopt(attempt, links, due=first_look, lease_until=0.0, message=None, **_progress(batch))
+        return self._attempts.adopt(attempt, links, due=first_look, lease_until=0.0, message=None, **batch.progress)
 
     # ---- creating → ambiguous → submitted, or planned again ---------------------------------------------------
 
@@ -170,18 +149,28 @@ class BatchMachine:
             creating = taken.state is AttemptState.CREATING
             unsure = self._attempts.move(taken, AttemptState.AMBIGUOUS) if creating else taken
             sends = self._attempts.sends(unsure.id)
+            if self._may_repeat(unsure, sends[-1]):
+                self._create(unsure, sends[-1], again=True)
+                return
+            provider = self._providers[unsure.llm]
             try:
-                listing = self._providers[unsure.llm].list(sends[0].t0)
+                listing = provider.list(sends[0].t0)
+                seen = sighting(provider, listing, sends, strangers(self.ledger, provider, unsure))
             except ProviderError as error:
                 self._postpone(unsure, error)
                 raise
-            # What is linked already was rejected unpaid, and the attempt planned anew; it isn't what was lost.
-            rejected = {link.batch_id for link in self._attempts.links(unsure.id, rejected=True)}
-            found = [pair for pair in ours(listing, sends) if pair[0].id not in rejected]
-            if found:
-                self._choose(unsure, found)
+            if seen.found:
+                self._choose(unsure, seen.found)
+            elif seen.undecided:
+                self._attempts.release(unsure, due=self._clock.now() + provider.profile.poll_seconds[1])
             else:
                 self._absent(unsure, sends[-1], listing)
+
+    def _may_repeat(self, attempt: Attempt, send: Send) -> bool:
+        """Whether the provider takes the same create for the same batch; what nobody wants isn't sent once more."""
+        profile = self._providers[attempt.llm].profile
+        remembered = profile.recovery is Recovery.IDEMPOTENT and self._clock.now() <= send.t0 + profile.remembers
+        return remembered and self.ledger.upkeep.is_wanted(attempt.id)
 
     def _choose(self, attempt: Attempt, found: list[tuple[Batch, Send]]) -> None:
         for batch, _ in found[1:]:
@@ -206,7 +195,8 @@ class BatchMachine:
         profile = self._providers[attempt.llm].profile
         wait = {"due": self._clock.now() + min(_RECONCILE_SECONDS, profile.poll_seconds[1])}
         if not profile.revocable:
-            safe = listing.complete and listing.started_at >= send.send_deadline + profile.settle
+            settled = last_chance(profile, send, SEND_SECONDS) + profile.settle
+            safe = listing.complete and listing.started_at >= settled
         elif attempt.revoked_at is None:
             safe = False
             if self._clock.now() > send.send_deadline + CREATE_SECONDS + SEND_SECONDS:
@@ -226,8 +216,13 @@ class BatchMachine:
 
     # ---- submitted: looking --------------------------------------------------------------------------------------
 
-    def poll(self, llm: str, *, attempts: Sequence[Attempt] | None = None) -> list[Attempt]:
-        """Look at the provider's batches that are due; gives the attempts as they are now."""
+    def poll(
+        self, llm: str, *, attempts: Sequence[Attempt] | None = None, until: float = float("inf")
+    ) -> list[Attempt]:
+        """Look at the provider's batches that are due; gives the attempts as they are now.
+
+        After `until`, by the monotonic clock, no more is begun; what wasn't reached is due first the next time.
+        """
         due = self._attempts.due([AttemptState.SUBMITTED], llm) if attempts is None else list(attempts)
         due = [attempt for attempt in due if self.knows(attempt) and attempt.ended_at is None]
         if not due:
@@ -238,7 +233,8 @@ class BatchMachine:
             with suppress(ProviderError):  # the single looks say what is wrong
                 listing = provider.list(min(attempt.submitted_at or attempt.created_at for attempt in due))
                 listed = {batch.id: batch for batch in listing.batches}
-        return [seen for attempt in due if (seen := self._look(provider, attempt, listed)) is not None]
+        looks = (self._look(provider, attempt, listed) for attempt in due if self._clock.monotonic() < until)
+        return [seen for seen in looks if seen is not None]
 
     def _look(self, provider: BatchProvider, attempt: Attempt, listed: Mapping[str, Batch]) -> Attempt | None:
         first, longest = provider.profile.poll_seconds
@@ -248,11 +244,13 @@ class BatchMachine:
         except StaleFenceError:
             return None
         except ProviderError as error:
-            # Also a 404: right after a create it means patience, and never that the batch is gone.
-            return self._noted(attempt, due=due, waits=attempt.waits + 1, message=error.message)
+            # Also a 404: right after a create it means patience. Only long after its end nobody expects it any more.
+            overdue = self._clock.now() > window_end(attempt, window_seconds(provider.profile.windows)) + _GONE_SECONDS
+            ended = {"ended_at": self._clock.now()} if overdue and error.status in _GONE else {}
+            return self._noted(attempt, due=due, waits=attempt.waits + 1, message=error.message, **ended)
         self._cancel_extras(provider, [*batches[1:], *unwanted(self.ledger, attempt, batches[:1])])
         ended = self._clock.now() if all(batch.phase.ended for batch in batches) else None
-        progress = {**_progress(batches[0]), "ended_at": ended, "message": None}
+        progress = {**batches[0].progress, "ended_at": ended, "message": None}
         return self._noted(attempt, due=due if ended is None else ended, waits=attempt.waits + 1, **progress)
 
     def _batch_ids(self, attempt: Attempt) -> list[str]:
@@ -285,8 +283,11 @@ class BatchMachine:
                 if now - taken.ended_at < _FILES_LATE_SECONDS and any(batch.lacks_files for batch in batches):
                     self._attempts.release(taken, due=now + 5.0)
                     return
-                paths = self._fetch(provider, taken, batches)
+                paths = ResultFiles(self.ledger, taken).fetch(provider, batches)
             except ProviderError as error:
+                if error.status in _GONE and now > taken.ended_at + _GONE_SECONDS:
+                    self._give_up(taken, error)
+                    return
                 self._postpone(taken, error)
                 if isinstance(error, RefusedError):
                     return  # a look was refused, not the batch; that one is paid, and patience costs nothing
@@ -308,37 +309,57 @@ class BatchMachine:
         self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(message))
         raise RefusedError(message)
 
-    def _fetch(self, provider: BatchProvider, attempt: Attempt, batches: Sequence[Batch]) -> list[Path]:
-        return [
-            path
-            for number, batch in enumerate(batches)
-            for path in provider.fetch(batch, self.home.results(attempt.id, number))
-        ]
-
     def _keep(self, attempt: Attempt, batches: Sequence[Batch], paths: Sequence[Path]) -> None:
         attempt = self._attempts.renew(attempt)
-        name = f"{attempt.task}/{attempt.id}-{self._clock.token()}.parquet"
-        target = self.home.answers(name)
-        cut_short = any(batch.phase in {Phase.EXPIRED, Phase.CANCELLED} for batch in batches)
-        absent = "expired" if cut_short else "missing"
-        try:
-            parsed = parse_attempt(self.ledger, attempt, paths, name=name, absent=absent)
-        except (duckdb.Error, OSError) as error:
-            raise readable(error, self.home.folder) from error
+        files = ResultFiles(self.ledger, attempt)
+        parsed = files.read(paths, outcome_of_absent(batches))
         counted = sum(batch.completed + batch.failed for batch in batches)
         if parsed.lines < counted and self._clock.now() < (attempt.ended_at or 0.0) + _FILES_LATE_SECONDS:
             # A file that was cut at the end of a line looks whole, and the rows beyond would be asked and paid again.
-            for path in (target, *paths):
-                path.unlink(missing_ok=True)
+            files.remove(parsed, paths)
             self._attempts.release(attempt, due=self._clock.now() + 15.0)
-            return
+        elif parsed.unknown == parsed.lines > 0 and self._is_foreign(attempt, batches):
+            files.remove(parsed, paths)
+            self._disown(attempt, batches[0])
+        else:
+            self._close(attempt, files, parsed)
+
+    def _close(self, attempt: Attempt, files: ResultFiles, parsed: Parsed) -> None:
         try:
             self._attempts.close(attempt, parsed.file)
         except StaleFenceError:
-            target.unlink()
+            files.remove(parsed)
             raise
-        for incident in parsed.incidents(batches[0].id, self.home.results(attempt.id, 0).parent):
+        for incident in parsed.incidents(attempt.batch_id or attempt.id, files.folder):
             self._attempts.incident(incident.kind, incident.subject, incident.message)
+
+    def _is_foreign(self, attempt: Attempt, batches: Sequence[Batch]) -> bool:
+        """Whether nothing but a create's reply says that a batch is ours; once, so that it can't go round for ever."""
+        proven = ours(batches, self._attempts.sends(attempt.id))
+        return not proven and not self._attempts.links(attempt.id, rejected=True)
+
+    def _disown(self, attempt: Attempt, batch: Batch) -> None:
+        """The batch is somebody else's; what became of our create has to be found out."""
+        self._attempts.incident(
+            "foreign results",
+            batch.id,
+            f"No result of batch {batch.id} is ours, although the reply to our create named it. Nothing of it was used "
+            "or kept, and our own batch is being looked for.",
+        )
+        nothing = {"batch_id": None, "phase": None, "ended_at": None}
+        self._attempts.move(attempt, AttemptState.AMBIGUOUS, lease_until=0.0, due=self._clock.now(), **nothing)
+
+    def _give_up(self, attempt: Attempt, error: ProviderError) -> None:
+        """Results that nobody can fetch any more: what was fetched before is kept, the rest asked on demand only."""
+        attempt = self._attempts.renew(attempt)
+        files = ResultFiles(self.ledger, attempt)
+        self._attempts.incident(
+            "results gone",
+            attempt.batch_id or attempt.id,
+            f"Results of batch {attempt.batch_id} are gone at the provider ({error.message}). Its rows that were not "
+            "fetched before have no answer and are not asked again by themselves.",
+        )
+        self._close(attempt, files, files.read(files.paths, "gone"))
 
     # ---- any state ---------------------------------------------------------------------------------------------------
 
@@ -370,19 +391,5 @@ class BatchMachine:
             self._noted(now, lease_until=0.0, owner=None)
 
 
-class _TooLateError(Exception):
-    """A create was held up until it was no longer allowed to leave."""
-
-
 def _backed_off(first: float, waits: int, longest: float) -> float:
     return min(first * 2 ** min(waits, 20), longest)
-
-
-def _progress(batch: Batch) -> dict[str, object]:
-    return {
-        "phase": batch.phase.value,
-        "total": batch.total,
-        "completed": batch.completed,
-        "failed": batch.failed,
-        "expires_at": batch.expires_at,
-    }

@@ -150,7 +150,14 @@ class TableStore(dg.ConfigurableIOManager, ABC):
         """Copy a query's rows into a Parquet file, holding the tables no longer than that takes."""
         with self.opened(read_only=True) as engine:
             self.see(engine, query)
-            engine.execute(f"COPY ({exact(engine, query)}) TO {literal(str(file))} (FORMAT parquet)")
+            rows_of_query = exact(engine, query)
+            try:
+                engine.execute(f"COPY ({rows_of_query}) TO {literal(str(file))} (FORMAT parquet)")
+            except duckdb.IOException as error:
+                raise StorageError(
+                    f"The source's rows can't be copied to {file} ({error}). Free some space for temporary files, or "
+                    "let TMPDIR name another folder; nothing was asked."
+                ) from error
 
     def query(self, sql: str, values: Mapping[str, Any] | Sequence[Any] | None = None) -> pa.Table:
         """Read with SQL, values bound."""

@@ -47,6 +47,27 @@ class DuckDBTables(TableStore):
         with self.connection(read_only=True) as db:
             return _exists(db, key)
 
+    def check(self, key: dg.AssetKey, columns: Sequence[str], partitions: Sequence[str]) -> None:
+        if Path(self.path).exists():
+            with self.connection(read_only=True) as db:
+                self._refuse_other_case(db, key)
+        super().check(key, columns, partitions)
+
+    def _refuse_other_case(self, db: duckdb.DuckDBPyConnection, key: dg.AssetKey) -> None:
+        """DuckDB doesn't tell capital letters apart: one of two such tables would take the other's place."""
+        schema, table = _names(key)
+        found = rows(
+            db,
+            """SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = current_database()
+            AND lower(schema_name) = lower($s) AND lower(table_name) = lower($t) AND table_name <> $t""",
+            {"s": schema, "t": table},
+        )
+        if found:
+            raise StorageError(
+                f"{self.path} has a table {'.'.join(found[0])!r}, and DuckDB can't tell {table_name(key)} from it: "
+                "only capital letters differ. Rename one of the assets, or use ParquetTables; nothing was asked."
+            )
+
     def metadata(self, key: dg.AssetKey) -> dict[str, Any]:
         """What Dagster's UI shows as the place of a table."""
         return {
@@ -122,6 +143,7 @@ class DuckDBTables(TableStore):
         expression: str,
         partitions: Sequence[str],
     ) -> int:
+        self._refuse_other_case(engine, key)
         name = _place(engine, key)
         schema = name.removesuffix(f".{quoted(_names(key)[1])}")
         engine.begin()
@@ -145,10 +167,12 @@ class DuckDBTables(TableStore):
             engine.rollback()
             raise
         except duckdb.Error as error:
-            engine.rollback()
+            with contextlib.suppress(duckdb.Error):  # on a full disk a failed commit has rolled back already
+                engine.rollback()
             raise StorageError(
                 f"Table {table_name(key)} in {self.path} can't be written ({error}). The table is as it was before; "
-                "answers that are paid are kept. Drop the table if its columns have changed, then run again."
+                "answers that are paid are kept. Free some space if the disk is full. Drop the table if its columns "
+                "have changed, then run again."
             ) from error
         return int(count)
 

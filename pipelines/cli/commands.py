@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from dagster import DagsterInstance
 from rich.console import Console
 from rich.live import Live
 
 from ...resources.clock import SystemClock
 from ...resources.errors import MissingExtraError
 from ...resources.ledger import Ledger, default_home
-from ...resources.operations import Level, ask_again, cost_of, examine, given_up, leftovers, plans_named
+from ...resources.machine import BatchMachine
+from ...resources.operations import Level, ask_again, compare, cost_of, examine, given_up, leftovers, plans_named
 from ...resources.operations import cancel as cancel_plans
 from ...resources.operations import forget as delete
 from ...resources.operations import repair as mend
+from ...resources.providers.protocol import BatchProvider
+from ..providers import providers_in
 from . import operations, screens
 
 _WIDTH = 1000
 """Where no terminal says how wide it is: in a pipe no line should be folded."""
+
+_MODULE = typer.Option(
+    "--module", "-m", help="A module with your Definitions, such as shop.definitions: its providers are asked."
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -78,6 +87,7 @@ def cancel(
         str, typer.Argument(metavar="TABLE_OR_PLAN", help="A table, such as shop/reviews, or a plan's id.")
     ],
     batches: Annotated[bool, typer.Option("--batches", help="Have the provider cancel what is out, too.")] = False,
+    module: Annotated[str, _MODULE] = "",
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
     """End what a table waits for: unsent requests never will be sent; answers that are paid are fetched and kept."""
@@ -86,6 +96,11 @@ def cancel(
     cost = cost_of(ledger, plans)
     _confirm(operations.ending(cost, batches=batches), "End it?", yes=yes)
     given_up_now = cancel_plans(ledger, plans, batches=batches)
+    if batches and module:
+        with _speaking(ledger, module) as speaking:
+            machine = BatchMachine(ledger, speaking, "cancel")
+            for llm in speaking:
+                machine.poll(llm, attempts=[ledger.attempts.get(a.id) for a in cost.out if a.llm == llm])
     _console().print(screens.plain(f"Ended. {given_up_now:,} request(s) were given up unsent."))
 
 
@@ -130,12 +145,22 @@ def forget(
 @app.command()
 def doctor(
     repair: Annotated[bool, typer.Option("--repair", help="Mend what can be mended without paying.")] = False,
+    module: Annotated[str, _MODULE] = "",
+    days: Annotated[int, typer.Option(min=1, help="How far back the providers' batches are compared.")] = 30,
 ) -> None:
-    """Compare ledger and files, and say what is wrong and what to do; ends with 1 if something may be lost."""
+    """Compare ledger and files, and say what is wrong and what to do; ends with 1 if something may be lost.
+
+    With --module the providers are compared too: which batches they have, and what the ledger knows of them.
+    """
     home = default_home()
-    if repair:
-        _console().print(operations.repairs(mend(_writable())))
     found = examine(home)
+    if module or repair:
+        ledger = Ledger(read_only=True)
+        with _speaking(ledger, module) as speaking:
+            if repair:
+                _console().print(operations.repairs(mend(_writable(), speaking)))
+                found = examine(home)
+            found += compare(ledger, speaking, ledger.clock.now() - days * 86400.0)
     _console().print(operations.findings(found))
     if any(one.level is Level.ERROR for one in found):
         raise typer.Exit(1)
@@ -207,6 +232,21 @@ def _writable() -> Ledger:
     """The ledger that is there, of this version; a command neither makes nor migrates one."""
     Ledger(read_only=True)
     return Ledger()
+
+
+@contextmanager
+def _speaking(ledger: Ledger, module: str) -> Generator[Mapping[str, BatchProvider]]:
+    """Clients for the providers that the ledger speaks of, as the module declares them; none without a module."""
+    used = {attempt.llm for attempt in ledger.attempts.find()} if module else set[str]()
+    found: Mapping[str, BatchProvider] = {}
+    if used:
+        with DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
+            found = providers_in(module, used, instance, lambda said: _console().print(screens.plain(said)))
+    try:
+        yield found
+    finally:
+        for provider in found.values():
+            provider.close()
 
 
 def _confirm(told: str, question: str, *, yes: bool) -> None:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, NewType
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, func, select
 
-from ..errors import ProtocolError, StaleFenceError
+from ..errors import ProtocolError, StaleFenceError, StorageError
 from ..request import TaskHash
 from . import schema
 from .connect import Database, persistent, was_cut_off
+from .high_water import note_sends, sends_in
 from .new_rows import insert_new, insert_own
+from .records import AnswersFile, AttemptId, Incident, Link, Send
+from .statements import ATTEMPT, ATTEMPTS_OF_PLAN, TAKE_ATTEMPT, fenced_update
 from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
-
-AttemptId = NewType("AttemptId", str)
 
 LEASE_SECONDS = 180.0
 """Longest create (120 s) + longest wait before its last byte (30 s) + 30 s; renewed before each call."""
@@ -59,50 +60,6 @@ class Attempt:
     limit_factor: int = 1
 
 
-@dataclass(frozen=True)
-class Send:
-    """One permission to POST a create once; never changed."""
-
-    token: str
-    attempt: AttemptId
-    n: int
-    t0: float
-    send_deadline: float
-    file_id: str
-    rows: int
-
-
-@dataclass(frozen=True)
-class Link:
-    """A provider's batch that is proven to carry one of our sends."""
-
-    account: str
-    batch_id: str
-    attempt: AttemptId
-    token: str
-    extra: bool
-
-
-@dataclass(frozen=True)
-class AnswersFile:
-    """An immutable answers file, what its rows came to, and how many were answered without a word about tokens."""
-
-    file: str
-    outcomes: Mapping[str, int]
-    input_tokens: int
-    output_tokens: int
-    unmetered: int = 0
-
-
-@dataclass(frozen=True)
-class Incident:
-    """Something that a person should know, of a kind, about a plan, attempt or batch."""
-
-    kind: str
-    subject: str
-    message: str
-
-
 class Attempts:
     """Named transitions of attempts."""
 
@@ -113,7 +70,7 @@ class Attempts:
     def get(self, attempt: AttemptId) -> Attempt:
         """One attempt as it is now."""
         with self._db.read() as c:
-            return _attempt(c.execute(select(_T).where(_T.c.id == attempt)).mappings().one())
+            return _attempt(c.execute(ATTEMPT, {"of": attempt}).mappings().one())
 
     @persistent
     def find(self, *where: ColumnElement[bool]) -> list[Attempt]:
@@ -122,31 +79,32 @@ class Attempts:
             found = c.execute(select(_T).where(*where).order_by(_T.c.created_at, _T.c.id))
             return [_attempt(row) for row in found.mappings()]
 
+    @persistent
     def open_of_plan(self, plan: str) -> list[Attempt]:
         """The open attempts whose keys a plan waits for, its own and other plans'."""
-        waits = select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)
-        return self.find(_T.c.id.in_(waits), _T.c.state.in_(OPEN_ATTEMPTS))
+        with self._db.read() as c:
+            return [_attempt(row) for row in c.execute(ATTEMPTS_OF_PLAN, {"of": plan}).mappings()]
 
     def all_of_plan(self, plan: str) -> list[Attempt]:
         """Every attempt a plan ever waited for."""
         return self.find(_T.c.id.in_(select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)))
 
     def due(self, states: Sequence[AttemptState], llm: str | None = None) -> list[Attempt]:
-        """Attempts in one of `states` whose next look is due and that nobody holds."""
+        """Attempts in one of `states` whose next look is due and that nobody holds, the longest due first."""
         now = self._db.clock.now()
         conditions = [_T.c.state.in_(states), _T.c.due <= now, _T.c.lease_until <= now]
-        return self.find(*conditions, *([_T.c.llm == llm] if llm else []))
+        found = self.find(*conditions, *([_T.c.llm == llm] if llm else []))
+        return sorted(found, key=lambda attempt: attempt.due)  # so that nobody who looks at a part of them starves any
 
     @persistent
     def take(self, attempt: AttemptId, owner: str) -> Attempt | None:
         """Take a free or expired lease; the fence moves, so an earlier owner's writes fail from now on."""
         now = self._db.clock.now()
-        values = {"fence": _T.c.fence + 1, "owner": owner, "lease_until": now + LEASE_SECONDS}
+        values = {"of": attempt, "now": now, "by": owner, "until": now + LEASE_SECONDS}
         with self._db.write() as c:
-            taken = c.execute(update(_T).where(_T.c.id == attempt, _T.c.lease_until <= now).values(values))
-            if taken.rowcount == 0:
+            if c.execute(TAKE_ATTEMPT, values).rowcount == 0:
                 return None
-            return _attempt(c.execute(select(_T).where(_T.c.id == attempt)).mappings().one())
+            return _attempt(c.execute(ATTEMPT, {"of": attempt}).mappings().one())
 
     def renew(self, attempt: Attempt) -> Attempt:
         """Extend the lease before a call to the provider."""
@@ -168,14 +126,28 @@ class Attempts:
         with self._db.write() as c:
             return _move(c, attempt, to, values)
 
-    @persistent
     def begin_send(self, attempt: Attempt, send: Send) -> Attempt:
-        """planned → creating: the intent is durable before the create can leave."""
+        """planned → creating: the intent is durable, and counted beside the answers, before the create can leave."""
+        begun = self._intend(attempt, send)
+        try:
+            self._count_sends()
+        except StorageError:
+            self.move(begun, AttemptState.PLANNED, lease_until=0.0)
+            raise
+        return begun
+
+    @persistent
+    def _intend(self, attempt: Attempt, send: Send) -> Attempt:
         with self._db.write() as c:
             # The fence comes first: the successor's send has the same number.
             moved = _move(c, attempt, AttemptState.CREATING, {"send_no": send.n, "file_id": send.file_id})
             insert_own(c, schema.send, _columns(send))
             return moved
+
+    @persistent
+    def _count_sends(self) -> None:
+        with self._db.read() as c:
+            note_sends(self._db.home, sends_in(c))
 
     @persistent
     def adopt(
@@ -375,8 +347,9 @@ def _move(c: Connection, attempt: Attempt, to: AttemptState, values: Mapping[str
 
 
 def _fenced(c: Connection, attempt: Attempt, values: Mapping[str, Any]) -> Attempt:
-    guard = (_T.c.id == attempt.id, _T.c.fence == attempt.fence, _T.c.state == attempt.state)
-    if c.execute(update(_T).where(*guard).values(dict(values))).rowcount == 0:
+    guard = {"of": attempt.id, "fence_is": attempt.fence, "state_is": attempt.state}
+    new = {f"new_{name}": value for name, value in values.items()}
+    if c.execute(fenced_update(tuple(values)), guard | new).rowcount == 0:
         # Only who holds this fence moves the attempt with it: if it has moved as wanted, this very write did it.
         moved = (_T.c.fence == values.get("fence", attempt.fence), _T.c.state == values.get("state"))
         if was_cut_off(c) and c.execute(select(_T.c.id).where(_T.c.id == attempt.id, *moved)).first():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import wraps
@@ -117,6 +117,8 @@ def persist(work: Callable[[], T]) -> T:
     """
     token = _REPEAT.set(_Repeat())
     try:
+        with suppress(_PassingError):
+            return work()  # nearly always; a plan for more tries takes longer to make than a transaction of SQLite
         for attempt in stamina.retry_context(
             on=_PassingError, attempts=None, timeout=_PATIENCE, wait_initial=0.05, wait_max=1.0, wait_jitter=0.05
         ):

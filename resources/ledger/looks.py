@@ -16,7 +16,8 @@ from . import schema
 from .attempts import Attempt
 from .connect import Database, persistent, was_cut_off
 from .new_rows import insert_new
-from .states import OPEN_ATTEMPTS, PlanState
+from .statements import OPEN_MANIFESTS, TASK_FENCE, TASK_SPEC
+from .states import PlanState
 
 LOOK_LEASE_SECONDS = 60.0
 
@@ -52,9 +53,7 @@ class Looks:
     def spec(self, task: TaskHash) -> RequestSpec:
         """What the task asks."""
         with self._db.read() as c:
-            return RequestSpec.from_json(
-                c.execute(select(schema.task.c.spec).where(schema.task.c.hash == task)).scalar_one()
-            )
+            return RequestSpec.from_json(c.execute(TASK_SPEC, {"of": task}).scalar_one())
 
     @persistent
     def take(self, task: TaskHash, owner: str) -> bool:
@@ -75,11 +74,10 @@ class Looks:
     @persistent
     def snapshot(self, task: TaskHash) -> Snapshot:
         """Everything a look may rely on, from one snapshot of the ledger."""
-        a, s = schema.attempt, schema.answers
+        s = schema.answers
         with self._db.read() as c:
-            fence = c.execute(select(schema.task.c.fence).where(schema.task.c.hash == task)).scalar_one()
-            open_ = c.execute(select(a.c.id, a.c.manifest).where(a.c.task == task, a.c.state.in_(OPEN_ATTEMPTS)))
-            manifests = [(row.id, row.manifest) for row in open_]
+            fence = c.execute(TASK_FENCE, {"of": task}).scalar_one()
+            manifests = [(row.id, row.manifest) for row in c.execute(OPEN_MANIFESTS, {"of": task})]
             files = c.execute(select(s.c.file, s.c.at).where(s.c.task == task).order_by(s.c.at, s.c.file)).all()
             retry = schema.retry.c
             moment = c.execute(select(func.max(retry.at)).where(retry.task == task)).scalar_one()

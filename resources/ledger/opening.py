@@ -13,6 +13,7 @@ from sqlalchemy import Connection, func, inspect, select, text
 from ..duck import make_durable
 from ..errors import StorageError
 from . import schema
+from .high_water import note_sends, noted_sends, older, sends_in
 from .sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -81,18 +82,29 @@ def _bind(database: Database, marker: Path) -> str:
     bound = (marker.read_text().strip() or None) if marker.exists() else None
     with database.write() as connection:
         own = connection.execute(select(schema.ledger.c.id)).scalar_one_or_none()
-        if own is None and bound is None and not any(marker.parent.iterdir()):
+        if own is None and bound is None and _is_blank(database.home):
             own = database.clock.token()
             connection.execute(schema.ledger.insert().values(id=own, created_at=database.clock.now()))
         if own is None or (bound is not None and bound != own):
             raise _refusal(database, marker.parent, bound, own)
         if bound is None and not isinstance(database.store, SqliteStore):
             _know_the_files(database, connection, own)
+        noted, known = noted_sends(database.home), sends_in(connection)
+        if noted > known:
+            raise StorageError(f"{older(database.store.name, noted, known)} Nothing was asked.")
+        if known:
+            note_sends(database.home, known)
     if bound is None:
         partial = marker.with_name(f"{marker.name}.part")
         partial.write_text(own)
         make_durable(partial, marker)
     return own
+
+
+def _is_blank(home: Path) -> bool:
+    """Whether nothing was ever asked from here, so that a new ledger forgets nothing."""
+    traces = any((home / name).exists() for name in ("plans", "manifests", "results"))
+    return not traces and not any((home / "answers").iterdir())
 
 
 def _refusal(database: Database, answers: Path, bound: str | None, own: str | None) -> StorageError:

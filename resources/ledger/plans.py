@@ -14,6 +14,7 @@ from ..request import TaskHash
 from . import schema
 from .connect import Database, persistent, was_cut_off
 from .new_rows import insert_new, insert_own
+from .statements import HOLD_PLAN, PLAN
 from .states import OPEN_ATTEMPTS, PlanState
 
 PlanId = NewType("PlanId", str)
@@ -108,7 +109,7 @@ class Plans:
             StorageError: There is none: the one who knows its id writes to another ledger.
         """
         with self._db.read() as c:
-            found = c.execute(select(_P).where(_P.c.id == plan)).mappings().one_or_none()
+            found = c.execute(PLAN, {"of": plan}).mappings().one_or_none()
         if found is None:
             raise StorageError(
                 f"The ledger in {self._db.home} has no plan {plan}. Runs, daemon and CLI must all have the same "
@@ -145,10 +146,9 @@ class Plans:
     def hold(self, plan: PlanId, run: str) -> bool:
         """Take or renew the hold on a plan; False while another run has it."""
         now = self._db.clock.now()
-        free = (_P.c.holder.is_(None)) | (_P.c.holder == run) | (_P.c.holder_until <= now)
+        values = {"of": plan, "by": run, "now": now, "until": now + HOLD_SECONDS}
         with self._db.write() as c:
-            held = update(_P).where(_P.c.id == plan, free).values(holder=run, holder_until=now + HOLD_SECONDS)
-            return c.execute(held).rowcount > 0
+            return c.execute(HOLD_PLAN, values).rowcount > 0
 
     @persistent
     def let_go(self, plan: PlanId, run: str) -> None:

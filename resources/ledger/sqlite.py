@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event
 from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 _LOCK_SECONDS = 30.0
@@ -32,11 +33,13 @@ class SqliteStore:
         return False  # the driver has waited for the lock already
 
     def explain(self, error: Exception) -> str:
-        if "not a database" in str(error) or "malformed" in str(error):
-            return f"The ledger {self.name} is damaged ({error}). Put it back from a backup; nothing was asked."
+        words = str(error.orig if isinstance(error, DBAPIError) else error)
+        if "not a database" in words or "malformed" in words:
+            return f"The ledger {self.name} is damaged ({words}). Put it back from a backup; nothing was asked."
         return (
-            f"The ledger {self.name} can't be opened or written ({error}). Give BATCH_LLM_HOME a folder that "
-            "this process may write; runs, daemon and CLI must all use the same one."
+            f"The ledger {self.name} can't be opened or written ({words}). Is its disk full, or may this process not "
+            "write there? BATCH_LLM_HOME names the folder, for runs, daemon and CLI alike. Nothing is lost: mend it "
+            "and run it again."
         )
 
 

@@ -42,9 +42,11 @@ LEGAL: Mapping[AttemptState, frozenset[AttemptState]] = {
     # planned → submitted: a create that was given up as absent turned up after all.
     _A.PLANNED: frozenset({_A.CREATING, _A.SUBMITTED, _A.VOID, _A.REFUSED}),
     _A.CREATING: frozenset({_A.PLANNED, _A.SUBMITTED, _A.AMBIGUOUS, _A.REFUSED}),
-    _A.AMBIGUOUS: frozenset({_A.PLANNED, _A.SUBMITTED}),
+    # ambiguous → creating: sent once more under the same token, where the provider knows it again.
+    _A.AMBIGUOUS: frozenset({_A.PLANNED, _A.SUBMITTED, _A.CREATING}),
     # submitted → planned: the provider's queue was full and it threw the batch out unpaid.
-    _A.SUBMITTED: frozenset({_A.PLANNED, _A.ANSWERED, _A.REFUSED}),
+    # submitted → ambiguous: the results are somebody else's, so the reply to the create named a wrong batch.
+    _A.SUBMITTED: frozenset({_A.PLANNED, _A.AMBIGUOUS, _A.ANSWERED, _A.REFUSED}),
     _A.ANSWERED: frozenset(),
     _A.VOID: frozenset(),
     _A.REFUSED: frozenset(),

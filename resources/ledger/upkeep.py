@@ -10,6 +10,7 @@ from ..request import TaskHash
 from . import schema
 from .attempts import AnswersFile, AttemptId, answers_file, only_wanted_by, void_unsent, wanted
 from .connect import Database, persistent
+from .high_water import noted_sends, older, sends_in
 from .new_rows import insert_new
 from .plans import PlanId
 from .states import OPEN_ATTEMPTS, PlanState
@@ -77,6 +78,20 @@ class Upkeep:
             for plan in sorted(gone):
                 insert_new(c, f, {"plan": plan, "at": now})
             return gone
+
+    @persistent
+    def forgotten_sends(self) -> str | None:
+        """What is wrong if more request files were sent from here than this ledger knows."""
+        noted = noted_sends(self._db.home)  # first: a send is committed before it is noted
+        with self._db.read() as c:
+            known = sends_in(c)
+        return older(self._db.store.name, noted, known) if noted > known else None
+
+    @persistent
+    def tokens(self) -> set[str]:
+        """Of all sends that were ever made."""
+        with self._db.read() as c:
+            return set(c.execute(select(schema.send.c.token)).scalars())
 
     @persistent
     def answers_files(self) -> list[tuple[AttemptId, AnswersFile]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .accounts import compare
 from .advice import ADVICE, advice
 from .asking_again import GivenUp, ask_again, given_up
 from .ending import Cost, cancel, cost_of, plans_named
@@ -22,6 +23,7 @@ __all__ = [
     "advice",
     "ask_again",
     "cancel",
+    "compare",
     "cost_of",
     "examine",
     "forget",

@@ -9,6 +9,10 @@ ADVICE: Mapping[str, str] = {
     "requests, and stop that; ask the provider for the money back, naming the batch.",
     "late arrival": "Nothing is lost. If its message says that it is paid beside another batch, the provider acted "
     "later than 30 minutes after the create: tell it, naming the batch, and ask for the money back.",
+    "foreign results": "Something between you and the provider mixes replies up: look for a proxy or gateway, and "
+    "stop using it. The batch that was created in truth is looked for by itself.",
+    "results gone": "They were paid and can't be had any more. Look in the provider's console whether it still has "
+    "them, and how long it keeps results; to ask, and pay, these rows anew: dagster-batch-llm retry TABLE.",
     "unknown rows": "The batch's result file has lines of somebody else. Nothing of them was used. Ask the provider, "
     "and look whether another program writes into the same account's files.",
     "unreadable lines": "Rows of these lines that have no answer are asked again, three times in all. Look at the "

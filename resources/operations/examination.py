@@ -59,15 +59,19 @@ def examine(home: Path, clock: Clock | None = None) -> list[Finding]:
         home: Where ``ledger.sqlite3`` lies.
         clock: Where time comes from.
     """
-    found = [*_disk(home), *_locks(home)]
+    found: list[Finding] = []
     try:
+        found += [*_disk(home), *_locks(home)]
         ledger = Ledger(home, clock, read_only=True)
         return [
-            *found, *_marker(ledger), *_answers(ledger), *_attempts(ledger), *_plans(ledger), *_unnamed(ledger),
-            *_raw(ledger),
+            *found, *_marker(ledger), *_older(ledger), *_answers(ledger), *_attempts(ledger), *_plans(ledger),
+            *_unnamed(ledger), *_raw(ledger),
         ]  # fmt: skip
     except StorageError as error:
         return [*found, Finding(Level.ERROR, "ledger", "can't be used", error.message)]
+    except OSError as error:
+        advice = "Give this user the right to read and write there."
+        return [*found, Finding(Level.ERROR, str(home), f"can't be examined ({error})", advice)]
 
 
 def _disk(home: Path) -> Iterator[Finding]:
@@ -109,6 +113,12 @@ def _marker(ledger: Ledger) -> Iterator[Finding]:
     elif not said:
         advice = "The next run, or --repair, writes it again."
         yield Finding(Level.WARNING, str(marker), "doesn't say which ledger the answers belong to", advice, True)
+
+
+def _older(ledger: Ledger) -> Iterator[Finding]:
+    wrong = ledger.upkeep.forgotten_sends()
+    if wrong is not None:
+        yield Finding(Level.ERROR, "ledger", "is older than what was asked", wrong)
 
 
 def _answers(ledger: Ledger) -> Iterator[Finding]:

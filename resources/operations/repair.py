@@ -9,19 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import duckdb
 
-from ..answers import parse_attempt
+from ..answers import Absent, parse_attempt
+from ..duck import make_durable
 from ..errors import ProviderError
+from ..file_names import digest
 from ..home import Home
+from ..late import late_name
 from ..ledger import AnswersFile, Attempt, Ledger, PlanId, PlanState, schema
 from ..providers.protocol import BatchProvider
 from .retention import alone
 from .soundness import problem_of_answers, problem_of_manifest
 
-_ABSENT: Sequence[Literal["missing", "expired"]] = ("missing", "expired")
+_ABSENT: Sequence[Absent] = ("missing", "expired", "gone")
 
 
 @dataclass(frozen=True)
@@ -75,13 +77,14 @@ def _rebuild(ledger: Ledger, home: Home, attempt: Attempt, file: AnswersFile, pr
     if problem_of_manifest(home.manifest(attempt.manifest), attempt.rows) is not None:
         wrong = f"manifests/{attempt.manifest} can't be read, so nobody knows whose answers they were"
         return Repair(subject, False, f"{_lost(ledger, attempt, file)}: {wrong}. Put both back from a backup.")
-    here = home.all_results(attempt.id)
-    if _put_back(ledger, home, attempt, file, [path for path in sorted(here.rglob("*")) if _is_result(path)]):
+    raw = _raw_of(ledger, home, attempt, file)
+    if _put_back(ledger, home, attempt, file, raw.results(), late=raw.late):
         return Repair(subject, True, "rebuilt from the provider's result files; nothing was paid")
     why = "the provider's result files are not here, or not whole"
     if provider is not None and provider.account == attempt.account:
         try:
-            if _put_back(ledger, home, attempt, file, _fetched(ledger, home, attempt, provider)):
+            fetched = _fetched(raw, provider, ledger.clock.token())
+            if _put_back(ledger, home, attempt, file, fetched, late=raw.late):
                 return Repair(subject, True, "rebuilt from result files that were fetched again; nothing was paid")
             why = "what the provider still has doesn't add up with what was answered"
         except ProviderError as error:
@@ -90,38 +93,70 @@ def _rebuild(ledger: Ledger, home: Home, attempt: Attempt, file: AnswersFile, pr
         subject,
         False,
         f"{_lost(ledger, attempt, file)}: {why}. Put the file back from a backup, or get the result files of the batch "
-        f"from the provider into {here}, and repair again. Until then its tables stop, so nothing is paid twice.",
+        f"from the provider into {raw.folder}, and repair again. Until then its tables stop, so nothing is paid twice.",
     )
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """Where the result files of one answers file are, and of which batches they are."""
+
+    folder: Path
+    batches: tuple[str, ...]
+    late: bool
+
+    def results(self) -> list[Path]:
+        """Those of late arrivals are in folders of their own and belong to other answers files."""
+        found = sorted(self.folder.rglob("*"))
+        return [p for p in found if _is_result(p) and not p.relative_to(self.folder).parts[0].startswith("late-")]
+
+
+def _raw_of(ledger: Ledger, home: Home, attempt: Attempt, file: AnswersFile) -> _Raw:
+    current = [link.batch_id for link in ledger.attempts.links(attempt.id)]
+    earlier = [link.batch_id for link in ledger.attempts.links(attempt.id, rejected=True)]
+    late = {late_name(attempt, batch): batch for batch in (*current, *earlier)}
+    if batch := late.get(file.file):
+        return _Raw(home.late_results(attempt.id, digest(batch)), (batch,), late=True)
+    others = {late.get(kept.file) for kept in ledger.attempts.answers([attempt.id])}
+    return _Raw(home.all_results(attempt.id), tuple(batch for batch in current if batch not in others), late=False)
 
 
 def _is_result(path: Path) -> bool:
     return path.is_file() and not path.is_symlink() and path.suffix != ".part"
 
 
-def _put_back(ledger: Ledger, home: Home, attempt: Attempt, file: AnswersFile, results: Sequence[Path]) -> bool:
-    """Write the answers file anew under another name and let the ledger name it, if it adds up."""
+def _put_back(
+    ledger: Ledger, home: Home, attempt: Attempt, file: AnswersFile, results: Sequence[Path], *, late: bool
+) -> bool:
+    """Write the answers file anew, if it adds up; under another name, which the ledger then has.
+
+    A late arrival's has the name by which it is known to be kept, so that one is put in the place of the lost one.
+    """
     if not results or not ledger.attempts.sends(attempt.id):
         return False
     wanted = {outcome: count for outcome, count in file.outcomes.items() if count}
-    for absent in _ABSENT:
+    for absent in (None,) if late else _ABSENT:
         name = f"{attempt.task}/{attempt.id}-{ledger.clock.token()}.parquet"
         try:
             parsed = parse_attempt(ledger, attempt, results, name=name, absent=absent)
         except duckdb.Error:
             return False
         if dict(parsed.file.outcomes) == wanted:
-            return ledger.upkeep.replace_answers(file.file, name)
+            if not late:
+                return ledger.upkeep.replace_answers(file.file, name)
+            make_durable(home.answers(name), home.answers(file.file))
+            return True
         home.answers(name).unlink()
     return False
 
 
-def _fetched(ledger: Ledger, home: Home, attempt: Attempt, provider: BatchProvider) -> list[Path]:
+def _fetched(raw: _Raw, provider: BatchProvider, token: str) -> list[Path]:
     """All result files, into a folder of their own: what is there under a name is taken for whole."""
-    folder = home.all_results(attempt.id) / f"again-{ledger.clock.token()}"
+    folder = raw.folder / f"again-{token}"
     return [
         path
-        for number, link in enumerate(ledger.attempts.links(attempt.id))
-        for path in provider.fetch(provider.check(link.batch_id), folder / str(number))
+        for number, batch in enumerate(raw.batches)
+        for path in provider.fetch(provider.check(batch), folder / str(number))
     ]
 
 

@@ -47,13 +47,15 @@ def overdue(attempts: Sequence[Attempt], now: float, window: float = WINDOW_SECO
         window: Seconds that the provider takes at most, where it names no deadline itself.
     """
     return [
-        a for a in attempts if a.state is AttemptState.SUBMITTED and a.ended_at is None and now > _deadline(a, window)
+        a
+        for a in attempts
+        if a.state is AttemptState.SUBMITTED and a.ended_at is None and now > window_end(a, window) + _MARGIN_SECONDS
     ]
 
 
-def _deadline(attempt: Attempt, window: float) -> float:
-    named = attempt.expires_at or (attempt.submitted_at or attempt.created_at) + window
-    return named + _MARGIN_SECONDS
+def window_end(attempt: Attempt, window: float) -> float:
+    """When the provider should end a batch: Unix seconds."""
+    return attempt.expires_at or (attempt.submitted_at or attempt.created_at) + window
 
 
 def window_seconds(windows: Sequence[str]) -> float:

@@ -23,6 +23,7 @@ from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, Sto
 _REFUSALS = {400, 401, 402, 403, 404, 405, 413, 422}
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _MAX_RETRY_AFTER = 120.0
+_LONGEST_LINE = 64 * 1024 * 1024
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
@@ -81,7 +82,13 @@ class HttpClient:
         """DELETE."""
         return self._patiently(lambda: self._json(self._client.build_request("DELETE", path)))
 
-    def post_once(self, path: str, body: Mapping[str, Any] | None, still_allowed: Callable[[], None]) -> Reply:
+    def post_once(
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        still_allowed: Callable[[], None],
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
         """POST JSON, or nothing, exactly once; whatever is not known to be a refusal is an `AmbiguousError`."""
         content = b"" if body is None else json.dumps(body).encode()
 
@@ -90,8 +97,8 @@ class HttpClient:
             still_allowed()
             yield content
 
-        headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
-        return self._json(self._client.build_request("POST", path, content=guarded(), headers=headers))
+        sent = {"Content-Type": "application/json", "Content-Length": str(len(content)), **(headers or {})}
+        return self._json(self._client.build_request("POST", path, content=guarded(), headers=sent))
 
     def upload(self, path: str, fields: Mapping[str, str], file: Path, filename: str) -> Reply:
         """POST a file as multipart form data, streamed from disk."""
@@ -107,6 +114,10 @@ class HttpClient:
         """GET a file to disk; it appears under its name only when it is whole and durable."""
         if not into.exists():
             self._patiently(lambda: self._stream(path, into))
+
+    def first_line(self, path: str) -> bytes:
+        """GET a file up to the end of its first line; empty if it has none."""
+        return self._patiently(lambda: self._first_line(path))
 
     def close(self) -> None:
         """Give the connections back."""
@@ -134,6 +145,18 @@ class HttpClient:
         finally:
             with suppress(OSError):
                 partial.unlink()
+
+    def _first_line(self, path: str) -> bytes:
+        line = b""
+        with self._mapped(), self._client.stream("GET", path) as response:
+            if response.status_code != 200:
+                response.read()
+                raise self._error(response)
+            for chunk in response.iter_bytes():
+                line += chunk
+                if b"\n" in chunk or len(line) > _LONGEST_LINE:
+                    break
+        return line.split(b"\n", 1)[0]
 
     def _json(self, request: httpx.Request) -> Reply:
         sent = self._clock.now()

@@ -14,7 +14,7 @@ from ..errors import AmbiguousError, RefusedError
 from ..file_names import digest
 from ..visible import visible
 from .http import HttpClient
-from .profile import Profile
+from .profile import Profile, Recovery
 from .protocol import Batch, Listing, Phase, Problem
 
 TOKEN_KEY = "batch_llm_token"  # noqa: S105 - the metadata key that marks a batch as ours, not a secret
@@ -80,7 +80,10 @@ class OpenAIShape:
             "completion_window": self._window,
             "metadata": {TOKEN_KEY: token},
         }
-        reply = self._http.post_once("/batches", body, still_allowed)
+        idempotent = self._profile.recovery is Recovery.IDEMPOTENT
+        reply = self._http.post_once(
+            "/batches", body, still_allowed, {"Idempotency-Key": token} if idempotent else None
+        )
         return parse_batch(reply.body)
 
     def check(self, batch_id: str) -> Batch:
@@ -109,10 +112,15 @@ class OpenAIShape:
 
     def fetch(self, batch: Batch, folder: Path) -> list[Path]:
         paths: list[Path] = []
+        gone: RefusedError | None = None
         for file_id in batch.result_files:
             # A file may turn up later than another one, and its id is a stranger's word, so neither names the path.
             path = folder / f"{digest(file_id)}.jsonl"
-            self._http.download(f"/files/{_part(file_id)}/content", path)
+            try:
+                self._http.download(_content(file_id), path)
+            except RefusedError as error:
+                gone = error
+                continue
             if not _ends_whole(path):
                 path.unlink(missing_ok=True)
                 raise AmbiguousError(
@@ -120,7 +128,16 @@ class OpenAIShape:
                     "It will be fetched again."
                 )
             paths.append(path)
+        if gone is not None:
+            raise gone
         return paths
+
+    def first_custom_id(self, batch: Batch) -> str | None:
+        for file_id in batch.result_files:
+            line = self._http.first_line(_content(file_id))
+            if line:
+                return _custom_id(line, batch)
+        return None
 
     def cancel(self, batch_id: str) -> None:
         try:
@@ -180,6 +197,20 @@ def _id(body: Mapping[str, Any]) -> str:
     if not name.isprintable() or name in {"", ".", ".."}:
         raise AmbiguousError(f"The server answered {str(body)[:100]!r}, which has no id.")
     return name
+
+
+def _content(file_id: str) -> str:
+    return f"/files/{_part(file_id)}/content"
+
+
+def _custom_id(line: bytes, batch: Batch) -> str:
+    try:
+        found: object = _object(json.loads(line)).get("custom_id")
+    except (ValueError, RecursionError) as error:
+        raise AmbiguousError(
+            f"The first result line of batch {batch.id} can't be read; it is looked at again."
+        ) from error
+    return str(found)
 
 
 def _part(name: str) -> str:

@@ -4,6 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Recovery(StrEnum):
+    """How a create whose reply was lost is found again."""
+
+    RECORD = "record"
+    """A listed batch carries our token, or the id of a file that only this send used."""
+    RESULTS = "results"
+    """A listed batch says nothing; only its result lines carry our token, when it has ended."""
+    IDEMPOTENT = "idempotent"
+    """The same create with the same token is the same batch, as long as the provider remembers it."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +32,8 @@ class Profile:
         revocable: Whether a create that names a deleted input file is certain to fail.
         listing_lag: Seconds after which a created batch is sure to be listed.
         settle: Seconds after which an unanswered create can no longer take effect.
+        recovery: How an unanswered create is found.
+        remembers: Seconds for which an idempotent provider is sure to know a token again.
         poll_seconds: Wait between two looks at a batch: the first, and the longest after backing off.
     """
 
@@ -35,6 +49,8 @@ class Profile:
     revocable: bool = False
     listing_lag: float = 120.0
     settle: float = 1800.0
+    recovery: Recovery = Recovery.RECORD
+    remembers: float = 600.0
     poll_seconds: tuple[float, float] = (15.0, 300.0)
 
 

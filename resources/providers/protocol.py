@@ -60,6 +60,12 @@ class Batch:
     problems: tuple[Problem, ...] = ()
 
     @property
+    def progress(self) -> dict[str, object]:
+        """What the ledger notes of it."""
+        counts = {"total": self.total, "completed": self.completed, "failed": self.failed}
+        return {"phase": self.phase.value, **counts, "expires_at": self.expires_at}
+
+    @property
     def lacks_files(self) -> bool:
         """Whether the counts speak of rows whose file isn't there; files may trail the status."""
         return len(self.result_files) < (self.completed > 0) + (self.failed > 0)
@@ -103,7 +109,7 @@ class BatchProvider(Protocol):
         ...
 
     def create(self, file_id: str, endpoint: str, token: str, still_allowed: Callable[[], None]) -> Batch:
-        """Create a batch with exactly one POST, which is never repeated here.
+        """Create a batch with exactly one POST, which is never repeated here; equal arguments give equal bytes.
 
         `still_allowed` is called in the last moment before the body leaves; if it raises, nothing was sent.
         """
@@ -118,7 +124,14 @@ class BatchProvider(Protocol):
         ...
 
     def fetch(self, batch: Batch, folder: Path) -> list[Path]:
-        """Download every result file of an ended batch into `folder`; a file that is there is whole."""
+        """Download every result file of an ended batch into `folder`; a file that is there is whole.
+
+        If one is gone for good, the others are fetched nevertheless before the error is raised.
+        """
+        ...
+
+    def first_custom_id(self, batch: Batch) -> str | None:
+        """The custom_id of an ended batch's first result line, without fetching the rest; None if it has no line."""
         ...
 
     def cancel(self, batch_id: str) -> None:

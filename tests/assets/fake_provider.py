@@ -233,6 +233,11 @@ class FakeProvider:
             path.write_bytes(self._server.content(name))
         return paths
 
+    def first_custom_id(self, batch: Batch) -> str | None:
+        self._server.calls["first_custom_id"] += 1
+        lines = [line for name in batch.result_files for line in self._server.content(name).splitlines()]
+        return json.loads(lines[0])["custom_id"] if lines else None
+
     def cancel(self, batch_id: str) -> None:
         self._server.calls["cancel"] += 1
 

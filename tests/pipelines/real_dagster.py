@@ -22,12 +22,16 @@ from dagster_batch_llm.resources import DuckDBTables, Ledger, LocalBatch
 from dagster_batch_llm.resources.local import stop_server
 
 LOCATION = Path(__file__).parent / "location.py"
+IMPATIENT = Path(__file__).parent / "impatient"
 _INSTANCE = """\
 telemetry:
   enabled: false
-concurrency:
-  runs:
+run_coordinator:
+  module: dagster
+  class: QueuedRunCoordinator
+  config:
     max_concurrent_runs: {slots}
+    dequeue_interval_seconds: 1
 """
 
 
@@ -119,6 +123,7 @@ def real_dagster(
         "BATCH_LLM_HOME": str(home / "batch_llm"),
         "TEST_LOCATION_HOME": str(home),
         "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONPATH": str(IMPATIENT),
         **(environment or {}),
     }
     port = free_port()

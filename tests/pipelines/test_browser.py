@@ -82,6 +82,7 @@ def read_all(page: Page) -> None:
     assert page.locator(TAKEN_FOR_CODE).count() == 0
 
 
+@pytest.mark.long
 def test_a_person_materializes_all_and_reads_what_came_in_and_no_text_of_it_acts(
     tmp_path: Path, page: Page, alarms: list[str]
 ) -> None:

@@ -9,7 +9,7 @@ from dagster_batch_llm.resources.ledger import AttemptState, PlanState
 
 from .real_dagster import RealDagster, real_dagster
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.long]
 
 RELOAD = """mutation($name: String!) { reloadRepositoryLocation(repositoryLocationName: $name) { __typename
     ... on PythonError { message } } }"""

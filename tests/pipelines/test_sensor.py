@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import dagster as dg
+import httpx
 import pytest
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin
 from dagster_batch_llm.pipelines.cli.screens import Line, lines
@@ -17,7 +19,7 @@ from dagster_batch_llm.resources.ledger import PlanState
 from dagster_batch_llm.resources.providers.protocol import BatchProvider
 from dagster_batch_llm.resources.providers.resource import BatchResource
 
-from ..resources.fake_openai import answers
+from ..resources.fake_openai import Serve, answers
 from ..resources.test_late_arrivals import repeated
 from ..resources.world import World
 
@@ -111,6 +113,35 @@ def test_a_provider_that_is_down_does_not_stop_a_tick(now: World) -> None:
     assert result.skip_reason is not None
     assert now.ledger.attempts.incidents() == []
     assert json.loads(result.cursor or "") == {"llm": now.clock.now()}
+
+
+def test_of_many_batches_those_that_a_tick_does_not_reach_are_the_next_ones_first(
+    now: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dg.DagsterInstance, "has_run", has_run)
+    now.server.seconds = 1e6
+    attempts = [now.ask([f"prompt {number}"], name=f"p{number}") for number in range(12)]
+    for attempt in attempts:
+        now.machine().step(now.now(attempt))
+
+    def slow(request: httpx.Request, serve: Serve) -> httpx.Response:
+        if request.url.path.endswith("/batches"):
+            return httpx.Response(403, json={"error": {"message": "no listing"}})
+        now.clock.sleep(10.0)  # a tick has 30 s
+        return serve()
+
+    now.server.on("GET /v1/batches", slow, times=500)
+    cursor, reached = None, Counter[int]()
+    now.clock.sleep(600.0)
+    for _ in range(8):
+        seen = len(now.server.seen)
+        cursor = ticked(cursor).cursor
+        looks = [what for what in now.server.seen[seen:] if what.startswith("GET /v1/batches/")]
+        assert 0 < len(looks) <= 3
+        reached.update(int(what.rpartition("-")[2]) for what in looks)
+        now.clock.sleep(300.0)  # all are due again: the first ones must not be looked at for ever
+    assert set(reached) == set(range(1, 13))
+    assert max(reached.values()) - min(reached.values()) <= 1
 
 
 def test_a_key_that_is_revoked_while_a_batch_is_out_is_said_once_and_shown(

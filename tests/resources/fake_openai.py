@@ -89,6 +89,8 @@ class FakeOpenAI:
         listing_lag: A batch is listed only so many seconds after it was created.
         skew: The server's clock minus ours.
         keeps_metadata: Whether a batch is shown with the metadata that it was created with.
+        shows_files: Whether a batch is shown with the id of its input file.
+        remembers: Whether a create with a known Idempotency-Key gives the batch that it made before.
         uuids: Whether ids are bare UUIDs.
         problem: If set, the next batches fail validation with it, unpaid.
         bill: How often each prompt was paid.
@@ -100,6 +102,8 @@ class FakeOpenAI:
     listing_lag: float = 0.0
     skew: float = 0.0
     keeps_metadata: bool = True
+    shows_files: bool = True
+    remembers: bool = False
     uuids: bool = False
     problem: dict[str, Any] | None = None
     answer: Answer = chat_answer
@@ -181,7 +185,7 @@ class FakeOpenAI:
                 found = self.files.get(name)
                 return self._missing("file") if found is None else httpx.Response(200, content=found)
             case "POST", ["batches"]:
-                return self._create(json.loads(request.content))
+                return self._create(json.loads(request.content), request.headers.get("idempotency-key"))
             case "GET", ["batches"]:
                 return self._list(request.url.params)
             case "GET", ["batches", name]:
@@ -191,19 +195,23 @@ class FakeOpenAI:
             case _:
                 return self._missing("page")
 
-    def _create(self, body: dict[str, Any]) -> httpx.Response:
+    def _create(self, body: dict[str, Any], key: str | None = None) -> httpx.Response:
+        known = [job for job in self.batches.values() if self.remembers and key and job["_key"] == key]
+        if known:
+            return self._json(_shown(known[0]))
         if body["input_file_id"] not in self.files:
             return self._missing("file")
         job = {
             "id": self._name("batch"),
             "object": "batch",
             "endpoint": body["endpoint"],
-            "input_file_id": body["input_file_id"],
+            "input_file_id": body["input_file_id"] if self.shows_files else None,
             "completion_window": body["completion_window"],
             "metadata": body["metadata"] if self.keeps_metadata else None,
             "status": "validating",
             "created_at": int(self.clock.now() + self.skew),
             "expires_at": int(self.clock.now() + self.skew + 86400),
+            "_key": key,
             "_ready": self.clock.now() + self.seconds,
             "_input": self.files[body["input_file_id"]],
         }

@@ -1,7 +1,9 @@
-from pathlib import PurePosixPath
+import re
+from pathlib import Path, PurePosixPath
 
 import pytest
-from dagster_batch_llm.resources.file_names import decoded, encoded
+from dagster_batch_llm.resources.file_names import decoded, digest, encoded
+from dagster_batch_llm.resources.home import Home
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -42,6 +44,27 @@ def test_hostile_names_come_back_too(text: str) -> None:
 @pytest.mark.parametrize("path", ["a.b", "A", "%2e", "%61", "%FF", "x+/y", "+", "a b", "..", "%zz"])
 def test_what_is_never_written_is_recognised(path: str) -> None:
     assert decoded(PurePosixPath(path)) is None
+
+
+@given(TEXTS, TEXTS)
+@example("batch_A", "batch_a")
+@example("\ud800", "\udfff")
+@example("file-1", "file-1/../file-1")
+def test_a_strangers_word_is_one_short_name_that_differs_from_any_other(one: str, other: str) -> None:
+    names = [digest(text) for text in (one, other)]
+    assert all(re.fullmatch("[0-9a-f]{16}", name) for name in names)
+    assert (names[0] == names[1]) == (one == other)
+
+
+@given(TEXTS, TEXTS)
+def test_files_of_different_batches_never_meet(batch: str, other: str) -> None:
+    home = Home(Path("/home"))
+    late = [home.late_results("a" * 16, digest(name)) for name in (batch, other)]
+    assert (late[0] == late[1]) == (batch == other)
+    for path in late:
+        assert path.parent == home.all_results("a" * 16)
+        assert path.name not in {str(number) for number in range(3)}
+        assert len(path.name) < 64
 
 
 def test_what_can_be_read_is_left_readable() -> None:

@@ -124,6 +124,21 @@ def test_no_name_is_taken_for_something_of_duckdbs(tables: DuckDBTables, tmp_pat
     assert rows(tables, dg.AssetKey(key)) == [{"a": 1}]
 
 
+def test_a_table_does_not_take_the_place_of_one_with_other_capital_letters(
+    tables: DuckDBTables, tmp_path: Path
+) -> None:
+    file = write_columns(tmp_path / "rows.parquet", id=[1])
+    assert tables.replace(dg.AssetKey("Reviews"), file, types={"id": "BIGINT"}) == 1
+    for refused in (
+        lambda: tables.check(dg.AssetKey("reviews"), ["id"], ()),
+        lambda: tables.replace(dg.AssetKey("reviews"), file, types={"id": "BIGINT"}),
+    ):
+        with pytest.raises(StorageError, match="only capital letters differ"):
+            refused()
+    assert tables.replace(dg.AssetKey("Reviews"), file, types={"id": "BIGINT"}) == 1
+    assert tables.replace(dg.AssetKey(["other", "reviews"]), file, types={"id": "BIGINT"}) == 1
+
+
 def test_the_place_of_a_table_is_shown(tables: DuckDBTables) -> None:
     shown = tables.metadata(KEY)
     assert shown["dagster/table_name"] == "lake.shop.reviews"

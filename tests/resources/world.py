@@ -13,6 +13,7 @@ from dagster_batch_llm.resources.duck import connect, literal, parquet, rows
 from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Origin, Plan, PlanId, PlanState
+from dagster_batch_llm.resources.ledger.connect import Database
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
@@ -76,6 +77,11 @@ class World:
     def opened(self, *, read_only: bool = False) -> Ledger:
         """The ledger once more, as another process has it."""
         return Ledger(self.folder, self.clock, url=self.url, read_only=read_only)
+
+    @property
+    def database(self) -> Database:
+        """The ledger's tables, for what no transition does."""
+        return Database(self.folder, self.clock, url=self.url)
 
     def http(self) -> HttpClient:
         return HttpClient(

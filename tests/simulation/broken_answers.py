@@ -10,9 +10,9 @@ from dagster_batch_llm.resources import answers as answers_module
 from dagster_batch_llm.resources import machine as machine_module
 from dagster_batch_llm.resources.ledger import Attempt
 from dagster_batch_llm.resources.ledger.attempts import Attempts
-from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers import openai_shape as openai_module
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
+from dagster_batch_llm.resources.result_files import ResultFiles
 
 from .broken_rule import Patch, Rule, always, swapped
 from .seams import Seams
@@ -78,21 +78,21 @@ def _any_token(seams: Seams) -> list[Patch]:
 
 
 def _partial_dropped(seams: Seams) -> list[Patch]:
-    fetch = BatchMachine._fetch  # pyright: ignore[reportPrivateUsage]
+    fetch = ResultFiles.fetch
 
-    def hasty(self: Any, provider: Any, attempt: Attempt, batches: Sequence[Batch]) -> list[Path]:
-        return fetch(self, provider, attempt, [b for b in batches if b.phase is Phase.COMPLETED])
+    def hasty(files: ResultFiles, provider: Any, batches: Sequence[Batch]) -> list[Path]:
+        return fetch(files, provider, [b for b in batches if b.phase is Phase.COMPLETED])
 
-    return [(BatchMachine, "_fetch", hasty)]
+    return [(ResultFiles, "fetch", hasty)]
 
 
 def _first_file(seams: Seams) -> list[Patch]:
-    fetch = BatchMachine._fetch  # pyright: ignore[reportPrivateUsage]
+    fetch = ResultFiles.fetch
 
     def last(*args: Any) -> list[Path]:
         return fetch(*args)[-1:]
 
-    return [(BatchMachine, "_fetch", last)]
+    return [(ResultFiles, "fetch", last)]
 
 
 ANSWERS = (
@@ -104,6 +104,6 @@ ANSWERS = (
     Rule("P", "results of an ended batch are dropped", _partial_dropped),
     Rule("P", "only the last result file is read", _first_file),
     Rule("P", "half a file is taken for whole", swapped(openai_module, "_ends_whole", always(True))),
-    Rule("P", "late files are not waited for", swapped(machine_module, "_files_are_late", always(False))),
+    Rule("P", "late files are not waited for", swapped(machine_module, "_FILES_LATE_SECONDS", -1.0)),
     Rule("P", "one failure is final", swapped(answers_module, "MAX_TRIES", 1)),
 )

@@ -1,4 +1,4 @@
-"""Removed: the rules of the look, by which two runs never take the same key."""
+"""Removed: the rules of the look, by which two runs never take the same key, and how a key is asked again."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 from dagster_batch_llm.resources.ledger import schema
 from dagster_batch_llm.resources.ledger.looks import Looks, Snapshot
+from dagster_batch_llm.resources.request import RequestSpec
 from sqlalchemy import update
 
-from .broken_rule import Patch, Rule
+from .broken_rule import Patch, Rule, swapped
 from .seams import Seams
 
 
@@ -65,9 +66,14 @@ def _answers_first(seams: Seams) -> list[Patch]:
     return [(Looks, "snapshot", split)]
 
 
+def _as_before(spec: RequestSpec, factor: int) -> RequestSpec:
+    return spec
+
+
 LOOKS = (
     Rule("F1", "the insert is not guarded by the task's fence", _unguarded),
     Rule("F1", "the insert does not move the task's fence", _unmoved),
     Rule("F2", "the fence is read after the snapshot", _late_fence),
+    Rule("L", "what was cut off is asked as before", swapped(RequestSpec, "enlarged", _as_before)),
     Rule("F3", "answers are read before the open attempts", _answers_first),
 )

@@ -17,7 +17,7 @@ class Rule:
     """One rule that can be removed.
 
     Attributes:
-        rule: Its number in the protocol; F for the fence of a task, P for parsing.
+        rule: Its number in the protocol; F for the fence of a task, L for output limits, P for parsing.
         name: What is done instead.
         remove: Gives the replacements.
         kinds: In which kind of provider it matters.
@@ -35,7 +35,7 @@ class Rule:
     harmless: str = ""
 
 
-def swapped(place: Any, name: str, new: Callable[..., Any] | int) -> Callable[[Seams], list[Patch]]:
+def swapped(place: Any, name: str, new: Callable[..., Any] | float) -> Callable[[Seams], list[Patch]]:
     """One replacement."""
 
     def remove(_: Seams) -> list[Patch]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dagster_batch_llm.resources import machine as machine_module
+from dagster_batch_llm.resources import lost_creates
 from dagster_batch_llm.resources.errors import AmbiguousError, ProviderError, RefusedError, UnreachableError
 from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Send
 from dagster_batch_llm.resources.ledger import attempts as attempts_module
@@ -152,24 +152,24 @@ def _cancelled_first(seams: Seams) -> list[Patch]:
 
 
 def _any_marker(seams: Seams) -> list[Patch]:
-    ours = machine_module.ours
+    ours = lost_creates.ours
 
-    def marked(listing: Listing, sends: Sequence[Send]) -> list[tuple[Batch, Send]]:
-        found = ours(listing, sends)
-        return found or [(batch, sends[-1]) for batch in listing.batches if TOKEN_KEY in batch.metadata]
+    def marked(batches: Sequence[Batch], sends: Sequence[Send]) -> list[tuple[Batch, Send]]:
+        found = ours(batches, sends)
+        return found or [(batch, sends[-1]) for batch in batches if TOKEN_KEY in batch.metadata]
 
-    return [(machine_module, "ours", marked)]
+    return [(lost_creates, "ours", marked)]
 
 
 def _duplicates_by_size(seams: Seams) -> list[Patch]:
-    ours = machine_module.ours
+    ours = lost_creates.ours
 
-    def alike(listing: Listing, sends: Sequence[Send]) -> list[tuple[Batch, Send]]:
-        known = {batch.id for batch, _ in ours(listing, sends)}
-        others = [batch for batch in listing.batches if batch.id not in known and batch.total == sends[-1].rows]
-        return [*ours(listing, sends), *((batch, sends[-1]) for batch in others)] if known else []
+    def alike(batches: Sequence[Batch], sends: Sequence[Send]) -> list[tuple[Batch, Send]]:
+        known = {batch.id for batch, _ in ours(batches, sends)}
+        others = [batch for batch in batches if batch.id not in known and batch.total == sends[-1].rows]
+        return [*ours(batches, sends), *((batch, sends[-1]) for batch in others)] if known else []
 
-    return [(machine_module, "ours", alike)]
+    return [(lost_creates, "ours", alike)]
 
 
 def _extras_dropped(seams: Seams) -> list[Patch]:
@@ -234,6 +234,7 @@ SENDS = (
         "R4",
         "our own clock bounds the listing",
         swapped(http_module, "_offset", always((0.0, 0.0))),
+        tuned={"page": 3, "skew": -3600.0},
     ),
     Rule("R5", "no self-check before the write", _unchecked, ("settle",)),
     Rule(
@@ -257,5 +258,6 @@ SENDS = (
     Rule("R13", "what has as many rows is a duplicate", _duplicates_by_size),
     Rule("R13", "a duplicate's answers are dropped", _extras_dropped, tuned={"twin": 0.5, "row": 0.25}),
     Rule("R13", "a rejected batch is found again", _rejected_is_found, tuned={"batch": 0.4, "create": 0.6}),
+    Rule("R14", "nobody sweeps", swapped(BatchMachine, "sweep", always(0)), tuned={"twin": 0.5}),
     Rule("-", "404 means that the batch is gone", _missing_is_gone),
 )

@@ -53,7 +53,7 @@ def run(setting: Setting, seams: Seams, folder: Path, *, tracing: bool = False) 
     ) -> bool:
         done = insert(looks, task, fence, plan, attempts, waits_for)  # pyright: ignore[reportArgumentType]
         if done and attempts:
-            hub.say(f"{plan} takes {[a.id[-4:] for a in attempts]}, waits for {[w[-4:] for w in waits_for]}")
+            hub.say(f"{plan} takes {[a.id[-4:] for a in attempts]}, waits for {sorted(w[-4:] for w in waits_for)}")
             with hub.quietly():
                 check_overlap(world, attempts)
         return done
@@ -61,7 +61,6 @@ def run(setting: Setting, seams: Seams, folder: Path, *, tracing: bool = False) 
     try:
         with mock.patch.object(Looks, "insert", inserting):
             finished = hub.run(HORIZON)
-        hub.close()
         seams.hub = None
         violations = check_all(world, finished=finished)
     finally:
@@ -85,9 +84,9 @@ def run(setting: Setting, seams: Seams, folder: Path, *, tracing: bool = False) 
     )
 
 
-def replayed(setting: Setting) -> Result:
+def replayed(setting: Setting, *, quick: bool = True) -> Result:
     """One seed alone, with its trace."""
-    with home_folder() as folder, installed() as seams:
+    with home_folder() as folder, installed(quick=quick) as seams:
         return run(setting, seams, folder, tracing=True)
 
 
@@ -104,6 +103,8 @@ class Total:
     modes: Counter[str] = field(default_factory=Counter[str])
     faults: Counter[str] = field(default_factory=Counter[str])
     transitions: Counter[TransitionKey] = field(default_factory=Counter[TransitionKey])
+    thin: list[int] = field(default_factory=list[int])
+    """Seeds that had less than three plans, two workers, two batches, 50 planned rows, a crash and another fault."""
     failed: list[tuple[Setting, list[str]]] = field(default_factory=list[tuple[Setting, list[str]]])
 
     def add(self, result: Result) -> None:
@@ -115,6 +116,9 @@ class Total:
         self.rows += result.rows
         self.modes[f"{result.setting.mode} {result.setting.kind}"] += 1
         self.faults += result.faults
+        enough = result.setting.plans >= 3 and result.setting.workers >= 2 and result.creates >= 2
+        if not (enough and result.setting.keys >= 50 and result.crashes and (result.faults or result.stops)):
+            self.thin.append(result.setting.seed)
         if result.violations:
             self.failed.append((result.setting, result.violations))
 
@@ -128,6 +132,7 @@ class Total:
         self.modes += other.modes
         self.faults += other.faults
         self.transitions += other.transitions
+        self.thin += other.thin
         self.failed += other.failed
 
 
@@ -137,12 +142,14 @@ def several(settings: Sequence[Setting]) -> Total:
     gc.disable()  # a seed is small; its garbage is collected when it is over
     try:
         with home_folder() as folder, installed() as seams:
+            gc.freeze()  # what is here now stays
             for setting in settings:
                 total.add(run(setting, seams, folder))
-                if total.seeds % 10 == 0:
+                if total.seeds % 20 == 0:
                     gc.collect()
             total.transitions = seams.transitions
     finally:
+        gc.unfreeze()
         gc.enable()
     return total
 

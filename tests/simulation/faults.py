@@ -6,13 +6,13 @@ import random
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from dagster_batch_llm.resources.machine import SEND_SECONDS
-from dagster_batch_llm.resources.providers.profile import Profile
+from dagster_batch_llm.resources.providers.profile import Profile, Recovery
+from dagster_batch_llm.resources.sending import SEND_SECONDS
 
 Mode = Literal["random", "edge"]
-Kind = Literal["settle", "revoke"]
+Kind = Literal["settle", "revoke", "results", "idempotent"]
 MODES: tuple[Mode, ...] = ("random", "edge")
-KINDS: tuple[Kind, ...] = ("settle", "revoke")
+KINDS: tuple[Kind, ...] = ("settle", "revoke", "results", "idempotent")
 
 LONGEST_DELAY = 300.0
 """D: the longest from a create's last byte to what it does."""
@@ -33,9 +33,18 @@ SETTLE = Profile(
     listing_lag=LONGEST_LAG,
     poll_seconds=(20.0, 300.0),
 )
-PROFILES: dict[Kind, Profile] = {"settle": SETTLE, "revoke": replace(SETTLE, name="revoke", revocable=True)}
+PROFILES: dict[Kind, Profile] = {
+    "settle": SETTLE,
+    "revoke": replace(SETTLE, name="revoke", revocable=True),
+    "results": replace(SETTLE, name="results", recovery=Recovery.RESULTS),
+    "idempotent": replace(SETTLE, name="idempotent", recovery=Recovery.IDEMPOTENT),
+}
+MEMORY_SECONDS = SETTLE.remembers + SEND_SECONDS + LONGEST_DELAY
+"""How long an idempotent provider knows a token: also when the last repetition that is allowed arrives late."""
 
 CALLS = ("upload", "create", "list", "get", "download", "cancel", "delete")
+_RARELY = 0.3
+"""The chance of a fault of calls that are seldom made."""
 NETWORK = ("request lost", "reply lost", "delayed", "5xx after", "5xx", "no connection", "429")
 BATCHES = (
     "batch failed queue",
@@ -70,7 +79,8 @@ def all_faults() -> list[str]:
 class Setting:
     """One seed's world; what the seed draws is drawn in a fixed order, so that it can be replayed.
 
-    `crash`, `stop` and so on are chances; `crash_at` is the effect before which somebody dies in any case.
+    `crash`, `stop` and so on are chances; `crash_at` is the effect before which somebody dies in any case,
+    `page` the longest page of a listing.
     """
 
     seed: int
@@ -89,13 +99,14 @@ class Setting:
     skew: float
     twin: float = 0.0
     batch: float = 0.1
+    page: int = 100
 
     @classmethod
     def of(cls, seed: int, mode: Mode | None = None, kind: Kind | None = None) -> Setting:
         """What a seed means; without a mode and kind the seed's own."""
         dice = random.Random(f"setting {seed}")
         mode = mode or ("edge" if seed % 4 == 3 else "random")
-        kind = kind or KINDS[seed // 4 % 2]
+        kind = kind or KINDS[seed // 4 % 4]
         edge = mode == "edge"
         return cls(
             seed=seed,
@@ -112,7 +123,8 @@ class Setting:
             create=dice.choice((0.3, 0.6) if edge else (0.2, 0.4, 0.7)),
             row=dice.choice((0.0, 0.08, 0.25)),
             skew=dice.uniform(-3600.0, 3600.0),
-            twin=0.3 if seed % 8 == 5 else 0.0,
+            twin=0.3 if seed % 7 == 5 and kind != "results" else 0.0,
+            page=3 if seed % 5 == 2 else 100,
         )
 
     @property
@@ -139,7 +151,7 @@ class Setting:
             if self.mode == "edge":
                 return dice.choice(("delayed", "delayed", "delayed", "request lost", "reply lost"))
             return dice.choice((*NETWORK, "delayed", "reply lost", "request lost", "refused"))
-        if dice.random() >= self.network:
+        if dice.random() >= (_RARELY if call in {"cancel", "delete"} else self.network):
             return None
         if call == "upload" and dice.random() < 0.05:
             return "refused"

@@ -7,7 +7,9 @@ import random
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
+import httpx
 from greenlet import GreenletExit, greenlet
 
 from .faults import CALM, LONGEST_STOP, Setting
@@ -46,6 +48,7 @@ class Hub:
         self.crashes = 0
         self.stops = 0
         self.worker: Worker | None = None
+        self.respond: Callable[..., Any] = httpx.Response
         self._time = 0.0
         self._tokens = 0
         self._order = 0
@@ -146,6 +149,10 @@ class Hub:
                 self.pause(wait + stopped)
                 return
         self.pause(wait + 0.01 + (self.dice.random() * 3.0 if fate > 0.8 else 0.0))
+
+    def sleep_until(self, when: float) -> None:
+        """All is done, and time goes by."""
+        self._time = max(self._time, when)
 
     @contextmanager
     def quietly(self) -> Generator[None]:

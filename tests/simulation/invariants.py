@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
 
-import pyarrow.parquet as pq
 from dagster_batch_llm.resources.answers import MAX_TRIES, MAX_UNRUN
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import OPEN_ATTEMPTS, Attempt, AttemptState, PlanState, schema
@@ -16,15 +13,10 @@ from sqlalchemy import select
 from .world import World, prompt_of
 
 
-def read(path: Path, *columns: str) -> list[dict[str, Any]]:
-    """A small Parquet file's rows."""
-    return pq.read_table(path, columns=list(columns)).to_pylist()  # pyright: ignore[reportUnknownMemberType]
-
-
 def asked_in(world: World, manifest: str) -> list[str]:
     """An attempt's keys; its manifest never changes."""
     if manifest not in world.manifests:
-        world.manifests[manifest] = [row["key"] for row in read(Home(world.folder).manifest(manifest), "key")]
+        world.manifests[manifest] = [row["key"] for row in world.seams.read(Home(world.folder).manifest(manifest))]
     return world.manifests[manifest]
 
 
@@ -50,7 +42,12 @@ def check_all(world: World, *, finished: bool) -> list[str]:
     if not finished or not world.is_over():
         broken.append(f"unfinished: plans {sorted(world.undone)}, {_open(world)}")
     provider.finish()
+    if finished:
+        world.sweep()
+        broken += _silent(world)
     broken += [f"cancelled: {name} is not ours, or not a duplicate" for name in provider.wrong_cancels]
+    cramped = sorted(provider.cramped - provider.doubled)  # of a duplicate's answers only the best one is kept
+    broken += [f"cramped: {prompt!r} was cut off, and asked again with the same limit" for prompt in cramped]
     outcomes, good = _answers(world, broken)
     for key in sorted({key for keys in world.wanted.values() for key in keys}):
         prompt, got = prompt_of(key), outcomes[key]
@@ -69,6 +66,18 @@ def check_all(world: World, *, finished: bool) -> list[str]:
     return broken
 
 
+def _silent(world: World) -> list[str]:
+    """Every batch that cost something is the one of its attempt, or a person was told of it."""
+    table = schema.link
+    with world.ledger.attempts._db.read() as c:  # pyright: ignore[reportPrivateUsage]
+        extra = {row.batch_id: row.extra for row in c.execute(select(table.c.batch_id, table.c.extra))}
+    told = {subject for _, subject, _ in world.ledger.attempts.incidents()}
+    paid = [job.id for job in world.provider.jobs.values() if job.ours and job.completed]
+    return [
+        f"silent: {name} was paid, and nobody was told" for name in paid if extra.get(name, True) and name not in told
+    ]
+
+
 def _open(world: World) -> str:
     found = world.ledger.attempts.find(schema.attempt.c.state.in_(OPEN_ATTEMPTS))
     return ", ".join(f"{a.id[-4:]} {a.state}" for a in found) or "no open attempt"
@@ -80,7 +89,7 @@ def _answers(world: World, broken: list[str]) -> tuple[dict[str, Counter[str]], 
     table = schema.answers
     with world.ledger.attempts._db.read() as c:  # pyright: ignore[reportPrivateUsage]
         named = [(row.file, row.attempt) for row in c.execute(select(table).order_by(table.c.at, table.c.file))]
-    files = Counter(attempt for _, attempt in named)
+    files = Counter(attempt for name, attempt in named if "-late-" not in name)
     broken += [
         f"accounting: attempt {attempt.id[-4:]} is {attempt.state}, answers files {files[attempt.id]}"
         for attempt in world.attempts()
@@ -88,11 +97,12 @@ def _answers(world: World, broken: list[str]) -> tuple[dict[str, Counter[str]], 
     ]
     for name, attempt in named:
         row = world.ledger.attempts.find(schema.attempt.c.id == attempt)[0]
-        lines = read(home.answers(name), "key", "outcome", "answer")
+        lines = world.seams.read(home.answers(name))
         asked = asked_in(world, row.manifest)
         counted = next(a for a in world.ledger.attempts.answers([row.id]) if a.file == name).outcomes
         said = Counter(str(line["outcome"]) for line in lines)
-        if (
+        late = "-late-" in name
+        if not late and (
             sorted(line["key"] for line in lines) != sorted(asked)
             or dict(said) != dict(counted)
             or len(asked) != row.rows
@@ -100,7 +110,7 @@ def _answers(world: World, broken: list[str]) -> tuple[dict[str, Counter[str]], 
             broken.append(
                 f"accounting: attempt {row.id[-4:]} sent {row.rows}, recorded {dict(counted)}, kept {dict(said)}"
             )
-        paid = _paid_for(world, attempt)
+        paid = set[str]() if late else _paid_for(world, row)
         broken += [
             f"lost: {line['key']} is {line['outcome']} in {row.id[-4:]}, whose batch has answered it"
             for line in lines
@@ -115,9 +125,10 @@ def _answers(world: World, broken: list[str]) -> tuple[dict[str, Counter[str]], 
     return outcomes, good
 
 
-def _paid_for(world: World, attempt: str) -> set[str]:
-    """The prompts that were answered well by any batch that is linked to an attempt."""
+def _paid_for(world: World, attempt: Attempt) -> set[str]:
+    """The prompts that were answered well by any batch that was linked to an attempt when it was closed."""
     table, jobs = schema.link, world.provider.jobs
+    known = (table.c.attempt == attempt.id, table.c.linked_at <= (attempt.closed_at or 0.0))
     with world.ledger.attempts._db.read() as c:  # pyright: ignore[reportPrivateUsage]
-        linked = list(c.execute(select(table.c.batch_id).where(table.c.attempt == attempt)).scalars())
+        linked = list(c.execute(select(table.c.batch_id).where(*known)).scalars())
     return {prompt for name in linked for prompt in jobs[name].good}

@@ -56,11 +56,11 @@ class Network(httpx.BaseTransport):
                 raise httpx.ConnectError("connection refused", request=request)
             case "429":
                 wait = str(dice.randrange(1, 100))
-                return httpx.Response(429, json={"error": {"message": "slow down"}}, headers={"retry-after": wait})
+                return hub.respond(429, content=b'{"error": {"message": "slow down"}}', headers={"retry-after": wait})
             case "refused":
-                return httpx.Response(400, json={"error": {"message": "no"}})
+                return hub.respond(400, content=b'{"error": {"message": "no"}}')
             case "5xx":
-                return httpx.Response(dice.choice((500, 503)), text="sorry")
+                return hub.respond(dice.choice((500, 503)), content=b"sorry")
             case "request lost":
                 hub.effect("the time-out", wait=HTTP_SECONDS)
                 raise httpx.ReadTimeout("nothing came back", request=request)
@@ -76,11 +76,9 @@ class Network(httpx.BaseTransport):
             hub.pause(dice.uniform(0.0, HTTP_SECONDS))
             raise httpx.ReadError("connection reset", request=request)
         if fate == "5xx after":
-            return httpx.Response(dice.choice((500, 502, 504, 408, 409)), text="<html>bad gateway</html>")
+            return hub.respond(dice.choice((500, 502, 504, 408, 409)), content=b"<html>bad gateway</html>")
         if fate == "cut" and response.is_success and len(response.content) > 1:
-            return httpx.Response(
-                200, content=response.content[: -dice.randrange(2, min(len(response.content), 40) + 1)]
-            )
+            return hub.respond(200, content=response.content[: -dice.randrange(2, min(len(response.content), 40) + 1)])
         return response
 
     def _double(self, request: httpx.Request, content: bytes) -> None:
@@ -101,5 +99,4 @@ class Network(httpx.BaseTransport):
         return box[0]
 
     def _serve(self, request: httpx.Request, content: bytes) -> httpx.Response:
-        kind = request.headers.get("content-type", "")
-        return self.provider.serve(request.method, request.url.path, request.url.params, content, kind)
+        return self.provider.serve(request.method, request.url.path, request.url.params, content, request.headers)

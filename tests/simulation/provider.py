@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import Any
 
 import httpx
 
-from .faults import Setting
+from .faults import MEMORY_SECONDS, ROWS_PER_BATCH, Setting
 from .hub import START, Hub
 
 Json = dict[str, Any]
@@ -35,6 +36,7 @@ class Job:
     lies: bool
     lines: list[tuple[str, str]]
     ours: bool
+    limit: int
     status: str = "validating"
     ended: float | None = None
     completed: int = 0
@@ -56,10 +58,15 @@ class Provider:
         self.good: Counter[str] = Counter()
         self.bad: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
+        self.cut_off: dict[str, int] = {}
+        """By prompt: the largest output limit at which its answer was cut off."""
+        self.cramped: set[str] = set()
+        """Prompts that were asked again without more room than that."""
         self.wrong_cancels: list[str] = []
         self.doubled: set[str] = set()
         self.doubling = False
         self._numbers = 0
+        self._known: dict[str, Job] = {}
 
     # ---- what happens by itself ----
 
@@ -69,7 +76,9 @@ class Provider:
         name = self._name("file")
         marks: list[Json] = [{}, {TOKEN: f"feedbeef{dice.getrandbits(64):016x}"}, {"app": "other"}]
         self.files[name] = b""
-        job = self._job(name, dice.choice(marks), [(f"other-{n}", f"other {n}") for n in range(3)], ours=False)
+        sent = f"feedbeef{dice.getrandbits(64):016x}"
+        rows = dice.choice((3, ROWS_PER_BATCH))
+        job = self._job(name, dice.choice(marks), [(f"{sent}-{n}", f"other {n}") for n in range(rows)], ours=False)
         job.verdict = "completed"
 
     def work(self) -> None:
@@ -106,7 +115,8 @@ class Provider:
         if job.ours and dice.random() < self.setting.row / 4:
             self._note("row unknown")
             strange = f"feedbeef{dice.getrandbits(64):016x}-1"
-            out.insert(0, _line(strange, 200, _body("re: stranger")))
+            # Where nothing but the first line tells whose a batch is, that one has to be right.
+            out.insert(int(self.setting.kind == "results"), _line(strange, 200, _body("re: stranger")))
             out.append(_line("what is this", 200, _body("re: stranger")))
         job.completed, job.failed = len(out), 0 if job.lies else len(err)
         if dice.random() < 0.3 and verdict == "completed" and out:
@@ -151,6 +161,7 @@ class Provider:
             case "invalid":
                 out.insert(place, _line(custom_id, 200, _body(None)))
             case "truncated":
+                self.cut_off[prompt] = max(job.limit, self.cut_off.get(prompt, 0))
                 out.insert(place, _line(custom_id, 200, _body(f"re: {prompt}", "length")))
             case "refusal":
                 out.insert(place, _line(custom_id, 200, _body(None, refusal="I won't")))
@@ -181,14 +192,16 @@ class Provider:
 
     # ---- what is asked of it ----
 
-    def serve(self, method: str, path: str, params: httpx.QueryParams, content: bytes, kind: str) -> httpx.Response:
+    def serve(
+        self, method: str, path: str, params: httpx.QueryParams, content: bytes, headers: Mapping[str, str]
+    ) -> httpx.Response:
         """Carry out one request that has arrived."""
         self.work()
         parts = path.removeprefix("/v1/").split("/")
         match method, parts:
             case "POST", ["files"]:
                 name = self._name("file")
-                self.files[name] = _uploaded(content, kind)
+                self.files[name] = _uploaded(content, headers.get("content-type", ""))
                 return self._json({"id": name, "object": "file"})
             case "DELETE", ["files", name]:
                 return (
@@ -196,9 +209,9 @@ class Provider:
                 )
             case "GET", ["files", name, "content"]:
                 found = self.files.get(name)
-                return self._no(404, "no such file") if found is None else httpx.Response(200, content=found)
+                return self._no(404, "no such file") if found is None else self.hub.respond(200, content=found)
             case "POST", ["batches"]:
-                return self._create(json.loads(content))
+                return self._create(json.loads(content), headers.get("idempotency-key"))
             case "GET", ["batches"]:
                 return self._list(params)
             case "GET", ["batches", name]:
@@ -210,19 +223,29 @@ class Provider:
             case _:
                 return self._no(404, "no such page")
 
-    def _create(self, body: Json) -> httpx.Response:
+    def _create(self, body: Json, key: str | None) -> httpx.Response:
+        known = self._known.get(key or "")
+        if known and self.hub.monotonic() <= known.created + MEMORY_SECONDS:
+            self.hub.say(f"makes {known.id} no second time")
+            return self._json(self._shown(known))
         name = body["input_file_id"]
         if name not in self.files:
             return self._no(404, "no such input file")
         lines = [json.loads(line) for line in self.files[name].splitlines()]
         asked = [(line["custom_id"], str(line["body"]["messages"][-1]["content"])) for line in lines]
-        job = self._job(name, body["metadata"], asked, ours=True)
+        asked.sort(key=lambda pair: (len(pair[0]), pair[0]))  # a file's order promises nothing
+        limit = max(line["body"]["max_tokens"] for line in lines)
+        job = self._job(name, body["metadata"], asked, ours=True, limit=limit)
+        if key:
+            self._known[key] = job
         if self.doubling:
             self.doubled.update(prompt for _, prompt in asked)
-        self.hub.say(f"makes {job.id} of {name}: {len(asked)} rows, {job.verdict} in {job.ready - job.created:.0f} s")
+        self.cramped.update(prompt for _, prompt in asked if self.cut_off.get(prompt, 0) >= limit)
+        seconds = job.ready - job.created
+        self.hub.say(f"makes {job.id} of {name}: {len(asked)} rows of {limit}, {job.verdict} in {seconds:.0f} s")
         return self._json(self._shown(job))
 
-    def _job(self, file: str, metadata: Json, lines: list[tuple[str, str]], *, ours: bool) -> Job:
+    def _job(self, file: str, metadata: Json, lines: list[tuple[str, str]], *, ours: bool, limit: int = 0) -> Job:
         dice, now = self.hub.dice, self.hub.monotonic()
         verdicts = ("failed queue", "failed queue", "expired", "cancelled", "failed bad")
         job = Job(
@@ -240,6 +263,7 @@ class Provider:
             lies=dice.random() < 0.1,
             lines=lines,
             ours=ours,
+            limit=limit,
         )
         self.jobs[job.id] = job
         return job
@@ -249,7 +273,7 @@ class Provider:
         listed = [job for job in reversed(self.jobs.values()) if job.listed <= now]
         names = [job.id for job in listed]
         start = names.index(params["after"]) + 1 if params.get("after") in names else 0
-        page = listed[start : start + int(params["limit"])]
+        page = listed[start : start + min(int(params["limit"]), self.setting.page)]
         more = start + len(page) < len(listed)
         return self._json({"object": "list", "data": [self._shown(job) for job in page], "has_more": more})
 
@@ -268,12 +292,13 @@ class Provider:
     def _shown(self, job: Job) -> Json:
         now = self.hub.monotonic()
         there = job.ended is not None and now >= job.ended + job.late
+        silent = self.setting.kind == "results"  # its records don't say whose they are
         status = "hibernating" if now < job.strange and job.ended is None else job.status
         return {
             "id": job.id,
             "object": "batch",
-            "input_file_id": job.file_id,
-            "metadata": job.metadata,
+            "input_file_id": None if silent else job.file_id,
+            "metadata": None if silent else job.metadata,
             "status": status,
             "created_at": int(START + job.created + self.setting.skew),
             "expires_at": int(START + job.created + self.setting.skew + 86400),
@@ -290,7 +315,7 @@ class Provider:
 
     def _json(self, body: Json, status: int = 200) -> httpx.Response:
         date = formatdate(self.hub.now() + self.setting.skew, usegmt=True)
-        return httpx.Response(status, content=json.dumps(body).encode(), headers={"Date": date})
+        return self.hub.respond(status, content=json.dumps(body).encode(), headers={"date": date})
 
     def _no(self, status: int, message: str) -> httpx.Response:
         return self._json({"error": {"message": message, "code": "no"}}, status)

@@ -46,6 +46,8 @@ def lines_of(total: Total, seconds: float) -> Iterator[str]:
     yield f"provider   {total.creates} batches of ours, {total.rows} rows"
     rows = {name: total.faults[f"row {name}"] for name in (*ROWS, "unknown")}
     yield f"bad rows   {rows}"
+    thin = "less than 3 plans, 2 workers, 2 batches, 50 planned rows, a crash and a fault"
+    yield f"thin seeds {sorted(total.thin) or None} ({thin})"
     yield f"violations {len(total.failed)}"
     yield ""
     yield from table_of(total)

@@ -11,7 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ from unittest import mock
 
 import duckdb
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import stamina
 from dagster_batch_llm.assets import look as look_module
 from dagster_batch_llm.resources import answers as answers_module
 from dagster_batch_llm.resources import render as render_module
+from dagster_batch_llm.resources import sending as sending_module
 from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Ledger, Plan, Snapshot
 from dagster_batch_llm.resources.ledger import attempts as attempts_module
@@ -33,6 +36,7 @@ from dagster_batch_llm.resources.ledger.looks import Looks
 from dagster_batch_llm.resources.ledger.plans import Plans
 from sqlalchemy import Connection, StaticPool, create_engine
 
+from . import quick_files, quick_http, quick_sql
 from .hub import Hub
 
 _READS: Mapping[Any, Sequence[str]] = {
@@ -40,13 +44,29 @@ _READS: Mapping[Any, Sequence[str]] = {
     Looks: ("spec", "snapshot"),
     Plans: ("get", "with_work"),
 }
+_QUICK: Sequence[tuple[Any, str, Any]] = (
+    (look_module, "_missing", quick_files.missing),
+    (look_module, "unfinished", quick_files.unfinished),
+    (sending_module, "write_request_file", quick_files.write_request_file),
+    (answers_module, "parse_results", quick_files.parse_results),
+    (httpx.Client, "build_request", quick_http.build_request),
+    (httpx.Client, "stream", quick_http.stream),
+)
 TransitionKey = tuple[str, str, str]
+
+
+class _SameId(SystemClock):
+    """The ledger's id is part of names in traces."""
+
+    def token(self) -> str:
+        return "c0ffee00c0ffee00"
 
 
 class Seams:
     """Which simulation is running in this process now, and what it has seen."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, quick: bool) -> None:
+        self.quick = quick
         self.hub: Hub | None = None
         self.unsettled: set[str] = set()
         self.reads: dict[tuple[Any, ...], Any] = {}
@@ -68,7 +88,7 @@ class Seams:
         if self._template is None:
             with tempfile.TemporaryDirectory() as folder:
                 self._open()
-                Ledger(Path(folder), SystemClock())
+                Ledger(Path(folder), _SameId())
                 assert self.memory is not None
                 self._template = self.memory.serialize()
                 self.close()
@@ -76,6 +96,17 @@ class Seams:
         assert self.memory is not None
         self.memory.deserialize(self._template)
         return Ledger(home, hub)
+
+    def write(self, rows: Sequence[dict[str, Any]], path: Path) -> None:
+        """A file as the package would have written it."""
+        if self.quick:
+            quick_files.write(rows, path)
+        else:
+            pq.write_table(pa.Table.from_pylist(list(rows)), path)  # pyright: ignore[reportUnknownMemberType]
+
+    def read(self, path: Path) -> list[dict[str, Any]]:
+        """The rows of a file that the package has written."""
+        return quick_files.read(path) if self.quick else pq.read_table(path).to_pylist()  # pyright: ignore[reportUnknownMemberType]
 
     def close(self) -> None:
         """The seed's ledger is not needed any more."""
@@ -104,19 +135,17 @@ def home_folder() -> Generator[Path]:
 
 
 @contextmanager
-def installed() -> Generator[Seams]:
-    """Everything in here runs under the simulation's hands."""
-    seams = Seams()
-    base = duckdb.connect(":memory:", config={"preserve_insertion_order": True, "threads": 1})
+def installed(*, quick: bool = True) -> Generator[Seams]:
+    """Everything in here runs under the simulation's hands; `quick` with stand-ins for DuckDB, SQLAlchemy and httpx."""
+    seams = Seams(quick=quick)
     with ExitStack() as stack:
 
         def put(place: object, name: str, new: object) -> None:
             stack.enter_context(mock.patch.object(place, name, new))
 
         put(sqlite_module, "create_engine", seams.engine)
-        base.execute("PRAGMA disable_optimizer")  # the files are small: thinking takes longer than doing
-        for module in (answers_module, look_module, render_module):
-            put(module, "connect", base.cursor)
+        for place, name, new in _QUICK if quick else _engine(stack):
+            put(place, name, new)
         put(look_module, "_LEASE_POLL", 7.0)
         put(look_module, "_missing", _remembered(seams, look_module._missing))  # pyright: ignore[reportPrivateUsage]
         put(httpx.Client, "send", _send)
@@ -137,7 +166,24 @@ def installed() -> Generator[Seams]:
         finally:
             stamina.set_testing(False)
             stamina.instrumentation.set_on_retry_hooks(None)
-            base.close()
+
+
+def _engine(stack: ExitStack) -> Iterator[tuple[Any, str, Any]]:
+    """One DuckDB engine for all."""
+    base = stack.enter_context(duckdb.connect(":memory:", config={"preserve_insertion_order": True, "threads": 1}))
+    base.execute("PRAGMA disable_optimizer")  # the files are small: thinking takes longer than doing
+    for module in (answers_module, look_module, render_module):
+        yield module, "connect", base.cursor
+    yield look_module, "unanswered_sql", _in_order(look_module.unanswered_sql)
+
+
+def _in_order(call: Callable[..., str]) -> Callable[..., str]:
+    """A join gives its rows in any order; the stand-in has to give them in the same one."""
+
+    def in_order(keys: str, *files: Any, **options: Any) -> str:
+        return f"{call(keys, *files, **options)} ORDER BY {keys}.key"
+
+    return in_order
 
 
 def _nothing(_: int) -> None:
@@ -179,9 +225,11 @@ def _announced(seams: Seams, call: Callable[..., Any], name: str) -> Callable[..
 
 def _transaction(seams: Seams, call: Callable[..., Any], name: str) -> Callable[..., Any]:
     @contextmanager
-    def transaction(database: Any) -> Generator[Connection]:
+    def transaction(database: Any) -> Generator[Any]:
         seams.effect(f"ledger {name}")
-        with call(database) as connection:
+        memory = seams.memory
+        quickly = seams.quick and memory is not None and hasattr(database, "id")  # not while it is opened
+        with quick_sql.transaction(memory, write=name == "write") if quickly else call(database) as connection:  # pyright: ignore[reportArgumentType]
             yield connection
         if name == "write":
             seams.reads.clear()

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-from dagster_batch_llm.assets.look import look, unfinished
+from dagster_batch_llm.assets import look as look_module
 from dagster_batch_llm.resources.errors import ProviderError, RefusedError, StorageError
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import (
@@ -27,13 +25,15 @@ from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from ..resources.world import a_plan
-from .faults import CALM, Setting
+from . import quick_http
+from .faults import CALM, LONGEST_LAG, Setting
 from .hub import Died, Hub, Worker
 from .network import Network
 from .provider import Provider
 from .seams import Seams
 
 SPEC = RequestSpec(operation=Operation.CHAT, model="m", parameters={"max_tokens": 8})
+SWEEP_SECONDS = 600.0
 _UNSETTLED = (AttemptState.CREATING, AttemptState.AMBIGUOUS)
 
 
@@ -58,10 +58,13 @@ class World:
     broken: list[str] = field(default_factory=list[str])
     manifests: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     over: bool = False
+    swept: float = 0.0
     _counted: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict[tuple[str, tuple[str, ...]], int])
 
     def __post_init__(self) -> None:
         hub = self.hub
+        if self.seams.quick:
+            hub.respond = quick_http.Response
         self.provider = Provider(hub)
         self.seams.faults_of = self.provider.faults_of
         self.ledger = self.seams.ledger(self.folder, hub)
@@ -94,9 +97,8 @@ class World:
     def _open(self, name: str, keys: list[str]) -> None:
         path = Home(self.folder).requests(name)
         path.parent.mkdir(parents=True)
-        prompts = [prompt_of(key) for key in keys]
-        table = pa.table({"key": keys, "prompt": prompts, "bytes": [200] * len(keys)})
-        pq.write_table(table, path)  # pyright: ignore[reportUnknownMemberType]
+        rows = [{"key": key, "prompt": prompt_of(key), "bytes": 200} for key in keys]
+        self.seams.write(rows, path)
         plan = a_plan(name, SPEC.task, asset=name, rows=len(keys), keys=len(keys), created_at=self.hub.now())
         self.ledger.plans.open(plan, Origin("run", (), {}))
         self.ledger.plans.let_go(plan.id, "run")
@@ -157,7 +159,10 @@ class World:
             self.hub.say(f"goes on later: {error}")
 
     def _tick(self, machine: BatchMachine) -> None:
-        """What the sensor does."""
+        """What the sensor does (pipelines/sensor.py)."""
+        if self.hub.now() - self.swept >= SWEEP_SECONDS:
+            self.swept = self.hub.now()
+            machine.sweep("llm")
         machine.poll("llm")
         for attempt in self.ledger.attempts.due(_UNSETTLED, "llm"):
             machine.reconcile(attempt.id)
@@ -189,7 +194,7 @@ class World:
             self.ledger.plans.hold(plan.id, run)
             self._advance(machine, plan)
             if self._out(plan) != out:
-                look(self.ledger, self.client, plan, run)
+                look_module.look(self.ledger, self.client, plan, run)
                 self._advance(machine, plan)
                 out = self._out(plan)
                 if self._unfinished(plan) == 0:
@@ -204,7 +209,7 @@ class World:
         known = self._counted.get((plan.id, files))
         if known is None:
             with self.hub.quietly():
-                known = self._counted[plan.id, files] = unfinished(self.ledger, plan)
+                known = self._counted[plan.id, files] = look_module.unfinished(self.ledger, plan)
         return known
 
     def _out(self, plan: Plan) -> set[str]:
@@ -220,6 +225,14 @@ class World:
                 self.hub.say(f"{attempt.id[-4:]}: {error}")
 
     # ---- for the invariants ----
+
+    def sweep(self) -> None:
+        """The sensor goes on when no table waits any more, until every batch has ended and been seen."""
+        hub = self.hub
+        hub.sleep_until(max(hub.monotonic(), CALM) + LONGEST_LAG)
+        machine = BatchMachine(self.ledger, {"llm": self.client}, "sensor")
+        for _ in range(2):  # the second one keeps what the first one has found
+            machine.sweep("llm")
 
     def attempts(self) -> list[Attempt]:
         return self.ledger.attempts.find()

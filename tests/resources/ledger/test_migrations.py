@@ -170,6 +170,15 @@ def test_a_ledger_of_other_answers_is_refused(known: Path, folder: Path) -> None
         Ledger(known)
 
 
+@pytest.mark.parametrize("name", ["plans", "manifests", "results"])
+def test_a_new_ledger_beside_files_of_an_old_one_is_refused(known: Path, name: str) -> None:
+    (known / "ledger.sqlite3").unlink()
+    shutil.rmtree(known / "answers")
+    (known / name).mkdir()
+    with pytest.raises(StorageError, match="belong to ledger unknown"):
+        Ledger(known)
+
+
 def test_a_lost_note_of_the_ledgers_id_is_written_again(known: Path) -> None:
     note = known / "answers" / "LEDGER"
     note.unlink()

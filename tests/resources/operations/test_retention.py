@@ -56,7 +56,7 @@ def test_files_of_an_ended_table_go_when_they_are_old_enough(world: World) -> No
     assert kinds(found) == [Kind.PLAN, Kind.RESULTS]
     assert all(one.path.exists() for one in found)
     assert forget(world.ledger, 30 * DAYS) == found
-    assert left(world) == {f"manifests/{attempt.manifest}", "answers/LEDGER", *answers(world)}
+    assert left(world) == {f"manifests/{attempt.manifest}", "answers/LEDGER", "answers/SENDS", *answers(world)}
     world.paid_once()
 
 
@@ -162,7 +162,7 @@ def test_a_forgetting_may_be_cut_off_anywhere(make_world: MakeWorld) -> None:
             last += 1
             forget(world.ledger, 30 * DAYS)
         kept = {f"manifests/{attempt.manifest}", f"manifests/{waiting.manifest}", "plans/second/requests.parquet"}
-        assert left(world) == {"answers/LEDGER", *kept, *answers(world)}
+        assert left(world) == {"answers/LEDGER", "answers/SENDS", *kept, *answers(world)}
         world.finish(waiting)
         world.paid_once([*["one", "two", "three", "four"]])
         if not effects.died:

@@ -101,7 +101,7 @@ def test_a_reply_is_understood_or_a_provider_error(
         well_formed(provider.create("file-1", "/v1/x", "token", lambda: None))
     with suppress(ProviderError):
         listing = provider.list(0.0)
-        ours(listing, [SEND])
+        ours(listing.batches, [SEND])
         for batch in listing.batches:
             well_formed(batch)
     with suppress(ProviderError):

@@ -1,0 +1,106 @@
+"""What became of a create whose reply was lost: which of the provider's batches is it, and can it still be one?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+
+from .ledger import Attempt, Ledger, Send
+from .providers.openai_shape import TOKEN_KEY
+from .providers.profile import Profile, Recovery
+from .providers.protocol import Batch, BatchProvider, Listing, Phase
+
+_MARGIN_SECONDS = 300.0
+_CLOCK_SECONDS = 3600.0
+"""How far a provider's clock may be off that doesn't tell its time."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What a listing says about an attempt's sends.
+
+    Attributes:
+        found: Batches that are proven to be ours, the one to keep first.
+        undecided: Whether another one may be ours and can't be told yet.
+    """
+
+    found: list[tuple[Batch, Send]]
+    undecided: bool = False
+
+
+def sighting(provider: BatchProvider, listing: Listing, sends: Sequence[Send], strangers: Set[str]) -> Sighting:
+    """Look for the sends of one attempt, oldest first, among batches that aren't known to be something else.
+
+    Where a batch's record doesn't say whose it is, time and size make it no more than a candidate: it is ours when the
+    first line of its results says so, and as long as it runs nobody knows.
+    """
+    listed = [batch for batch in listing.batches if batch.id not in strangers]
+    if provider.profile.recovery is not Recovery.RESULTS:
+        return Sighting(ours(listed, sends))
+    by_token = {send.token: send for send in sends}
+    found: list[tuple[Batch, Send]] = []
+    undecided = False
+    for batch in _candidates(provider.profile, listing, listed, sends):
+        if not batch.phase.ended or batch.lacks_files or (batch.phase is Phase.COMPLETED and not batch.result_files):
+            undecided = True
+            continue
+        # One that ended without a row proves nothing, but it cost nothing either.
+        token = (provider.first_custom_id(batch) or "").rpartition("-")[0]
+        if token in by_token:
+            found.append((batch, by_token[token]))
+    return Sighting(_best_first(found), undecided)
+
+
+def strangers(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> set[str]:
+    """Batches that can't be what an attempt has lost: they were rejected before, or are known to be another one's."""
+    rejected = {link.batch_id for link in ledger.attempts.links(attempt.id, rejected=True)}
+    if provider.profile.recovery is Recovery.RESULTS:
+        return rejected | ledger.attempts.linked(provider.account)
+    return rejected
+
+
+def ours(batches: Iterable[Batch], sends: Sequence[Send]) -> list[tuple[Batch, Send]]:
+    """Batches whose records carry one of our sends, the one to keep first: ended well, then running, then the older."""
+    by_token = {send.token: send for send in sends}
+    by_file = {send.file_id: send for send in sends}
+    return _best_first(
+        [
+            (batch, send)
+            for batch in batches
+            if (send := by_token.get(batch.metadata.get(TOKEN_KEY, "")) or by_file.get(batch.input_file_id or ""))
+        ]
+    )
+
+
+def is_anothers(batch: Batch, send: Send) -> bool:
+    """Whether the reply to a create names a batch of another send: something in between has mixed them up."""
+    return batch.metadata.get(TOKEN_KEY, send.token) != send.token
+
+
+def last_chance(profile: Profile, send: Send, send_seconds: float) -> float:
+    """The last moment in which this send may have left: Unix seconds, our clock."""
+    if profile.recovery is Recovery.IDEMPOTENT:
+        return max(send.send_deadline, send.t0 + profile.remembers + send_seconds)
+    return send.send_deadline
+
+
+def _best_first(found: list[tuple[Batch, Send]]) -> list[tuple[Batch, Send]]:
+    order = {Phase.COMPLETED: 0, Phase.FAILED: 2, Phase.EXPIRED: 2, Phase.CANCELLED: 2}
+    return sorted(found, key=lambda pair: (order.get(pair[0].phase, 1), pair[0].created_at or 0.0))
+
+
+def _candidates(profile: Profile, listing: Listing, listed: Sequence[Batch], sends: Sequence[Send]) -> list[Batch]:
+    """Batches of the right time and size. The provider's clock is known as an interval only."""
+    low, high = listing.clock_offset or (-_CLOCK_SECONDS, _CLOCK_SECONDS)
+    spans = [
+        (send.t0 + low - _MARGIN_SECONDS, send.send_deadline + profile.settle + high + _MARGIN_SECONDS, send.rows)
+        for send in sends
+    ]
+    return [
+        batch
+        for batch in listed
+        if any(
+            (batch.created_at is None or begin <= batch.created_at <= end) and batch.total in {0, rows}
+            for begin, end, rows in spans
+        )
+    ]

@@ -1,0 +1,59 @@
+"""What comes before a create: the request file, rendered and uploaded, and the permission to send."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+
+from .clock import Clock
+from .home import Home
+from .ledger import Attempt, Ledger, Send
+from .providers.protocol import BatchProvider
+from .render import write_request_file
+
+SEND_SECONDS = 30.0
+"""From the durable intent to the last moment in which the create may leave."""
+
+
+def upload(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> tuple[Attempt, Send]:
+    """Gives the attempt with its lease renewed, and a send that the ledger doesn't know yet.
+
+    Raises:
+        ProviderError: It didn't arrive; however it failed, it may simply be done again.
+        StorageError: The file can't be written, or a file of the plan can't be read.
+    """
+    clock, home = ledger.clock, Home(ledger.home)
+    token = ledger.id[:8] + clock.token()
+    path = home.request_file(token)
+    try:
+        write_request_file(
+            path,
+            profile=provider.profile,
+            spec=ledger.looks.spec(attempt.task).enlarged(attempt.limit_factor),
+            manifest=home.manifest(attempt.manifest),
+            requests=home.requests(attempt.plan),
+            token=token,
+        )
+        attempt = ledger.attempts.renew(attempt)
+        file_id = provider.upload(path, path.name)
+    finally:
+        with suppress(OSError):
+            path.unlink()
+    now = clock.now()
+    return attempt, Send(token, attempt.id, attempt.send_no + 1, now, now + SEND_SECONDS, file_id, attempt.rows)
+
+
+class TooLateError(Exception):
+    """A create was held up until it was no longer allowed to leave."""
+
+
+def permission(clock: Clock, deadline: float) -> Callable[[], None]:
+    """What a create asks in its last moment; it raises `TooLateError` after the deadline (Unix seconds)."""
+    began = clock.monotonic()
+
+    def still_allowed() -> None:
+        # A laptop's sleep stops the monotonic clock, an adjustment moves the wall clock: either ends it.
+        if clock.now() > deadline or clock.monotonic() - began > SEND_SECONDS:
+            raise TooLateError
+
+    return still_allowed

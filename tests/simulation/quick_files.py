@@ -1,0 +1,211 @@
+"""What the package does with small files, without DuckDB: the same rows under the same names, as JSON.
+
+tests/simulation/test_quick.py compares each function with the SQL that it stands in for.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import duckdb
+import numpy as np
+from dagster_batch_llm.assets import look as look_module
+from dagster_batch_llm.resources import answers as answers_module
+from dagster_batch_llm.resources.answers import MAX_UNRUN, Absent, Parsed
+from dagster_batch_llm.resources.duck import make_durable
+from dagster_batch_llm.resources.home import Home
+from dagster_batch_llm.resources.ledger import AnswersFile, Attempt, AttemptId, AttemptState, Ledger, Plan, Snapshot
+from dagster_batch_llm.resources.providers.profile import Profile
+from dagster_batch_llm.resources.providers.protocol import BatchProvider
+from dagster_batch_llm.resources.providers.wire import line_parts
+from dagster_batch_llm.resources.request import RequestSpec
+
+Row = dict[str, Any]
+_FINAL = (400, 413, 422)
+_MAX_DOUBLINGS = answers_module._MAX_DOUBLINGS  # pyright: ignore[reportPrivateUsage]
+_shards = look_module._shards  # pyright: ignore[reportPrivateUsage]
+
+
+def read(path: Path) -> list[Row]:
+    """A file's rows."""
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise duckdb.IOException(f"{path}: {error}") from error
+
+
+def write(rows: Sequence[Row], path: Path) -> None:
+    """Write a file as `write_parquet` does."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(rows))
+        make_durable(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def missing(
+    ledger: Ledger, home: Home, provider: BatchProvider, plan: Plan, snapshot: Snapshot
+) -> tuple[list[Attempt], list[str]]:
+    """Stands in for `assets.look._missing`."""
+    asked = read(home.requests(plan.id))
+    manifests = {
+        attempt: [row["key"] for row in read(home.manifest(name))] for attempt, name in snapshot.open_manifests
+    }
+    limited = ledger.looks.spec(plan.task).limit is not None
+    outcomes = _outcomes(home, snapshot)
+    taken = {key for keys in manifests.values() for key in keys} | _final(outcomes, limited=limited)
+    factors = {row["key"]: 1 for row in asked}
+    if limited:
+        factors |= {key: 1 << min(got.cut_off, _MAX_DOUBLINGS) for key, got in outcomes.items()}
+    left = sorted((row for row in asked if row["key"] not in taken), key=lambda row: (factors[row["key"]], row["key"]))
+    sizes = np.array([row["bytes"] for row in left], dtype=np.int64)
+    attempts: list[Attempt] = []
+    for start, end, factor in _shards(sizes, np.array([factors[row["key"]] for row in left]), provider.profile):
+        attempt = AttemptId(ledger.clock.token())
+        name = f"{attempt}.parquet"
+        write([{"row": n, "key": row["key"]} for n, row in enumerate(left[start:end])], home.manifest(name))
+        attempts.append(
+            Attempt(
+                id=attempt,
+                state=AttemptState.PLANNED,
+                task=plan.task,
+                plan=plan.id,
+                llm=plan.llm,
+                account=provider.account,
+                manifest=name,
+                rows=end - start,
+                created_at=ledger.clock.now(),
+                limit_factor=factor,
+            )
+        )
+    mine = {row["key"] for row in asked}
+    return attempts, [attempt for attempt, keys in manifests.items() if not mine.isdisjoint(keys)]
+
+
+def unfinished(ledger: Ledger, plan: Plan) -> int:
+    """Stands in for `assets.look.unfinished`."""
+    home, limited = Home(ledger.home), ledger.looks.spec(plan.task).limit is not None
+    final = _final(_outcomes(home, ledger.looks.snapshot(plan.task)), limited=limited)
+    return sum(row["key"] not in final for row in read(home.requests(plan.id)))
+
+
+@dataclass
+class _Outcomes:
+    """What a key's asking came to; `cut_off` counts what is forgiven too."""
+
+    counted: Counter[str] = field(default_factory=Counter[str])
+    cut_off: int = 0
+
+
+def _outcomes(home: Home, snapshot: Snapshot) -> dict[str, _Outcomes]:
+    outcomes = defaultdict[str, _Outcomes](_Outcomes)
+    for name in snapshot.answers_files:
+        for row in read(home.answers(name)):
+            got = outcomes[row["key"]]
+            got.cut_off += row["outcome"] == "truncated"
+            if name not in snapshot.forgiven or row["outcome"] == "ok":
+                got.counted[row["outcome"]] += 1
+    return outcomes
+
+
+def _final(outcomes: dict[str, _Outcomes], *, limited: bool) -> set[str]:
+    """Keys that aren't asked again."""
+    at_once = ("ok", "refused", "gone") if limited else ("ok", "refused", "gone", "truncated")
+    return {
+        key
+        for key, got in ((key, outcome.counted) for key, outcome in outcomes.items())
+        if any(got[outcome] for outcome in at_once)
+        or got.total() - got["expired"] >= answers_module.MAX_TRIES
+        or got.total() >= MAX_UNRUN
+    }
+
+
+def write_request_file(
+    path: Path, *, profile: Profile, spec: RequestSpec, manifest: Path, requests: Path, token: str
+) -> None:
+    """Stands in for `resources.render.write_request_file`."""
+    head, middle, tail = line_parts(profile, spec)
+    prompts = {row["key"]: json.dumps(row["prompt"], ensure_ascii=False) for row in read(requests)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as out:
+        for row in read(manifest):
+            out.write(f"{head}{token}-{row['row']}{middle}{prompts[row['key']]}{tail}".encode())
+        os.fsync(out.fileno())
+
+
+def parse_results(
+    spec: RequestSpec,
+    results: Sequence[Path],
+    *,
+    manifest: Path,
+    tokens: Sequence[str],
+    name: str,
+    target: Path,
+    absent: Absent | None = "missing",
+) -> Parsed:
+    """Stands in for `resources.answers.parse_results`."""
+    pattern = re.compile(f"(?:{'|'.join(tokens)})-(0|[1-9][0-9]{{0,17}})")
+    texts = [text for path in results for text in path.read_bytes().split(b"\n") if text.strip()]
+    lines = [line for line in map(_line, texts) if line.get("custom_id") is not None]
+    sent = {row["row"]: row["key"] for row in read(manifest)}
+    best: dict[int, Row] = {}
+    unknown = unmetered = paid_in = paid_out = 0
+    for line in lines:
+        said, is_unmetered = _judged(line)
+        paid_in, paid_out = paid_in + (said["input_tokens"] or 0), paid_out + (said["output_tokens"] or 0)
+        ours = pattern.fullmatch(line["custom_id"])
+        row = int(ours[1]) if ours else -1
+        unknown += row not in sent
+        unmetered += is_unmetered and row in sent
+        if row not in best or (best[row]["outcome"] != "ok" and said["outcome"] == "ok"):
+            best[row] = said
+    nothing = {"outcome": absent, "answer": None}
+    kept = [{"key": key, **best.get(row, nothing)} for row, key in sent.items() if absent or row in best]
+    write(kept, target)
+    outcomes = Counter(row["outcome"] for row in kept)
+    file = AnswersFile(name, dict(outcomes), paid_in, paid_out, unmetered)
+    return Parsed(file, len(lines), unknown, len(texts) - len(lines))
+
+
+def _line(text: bytes) -> Row:
+    try:
+        found: object = json.loads(text)
+    except ValueError:
+        return {}
+    return cast("Row", found) if isinstance(found, dict) else {}
+
+
+def _judged(line: Row) -> tuple[Row, bool]:
+    """What a result line says and whether it is unmetered, as `wire.result_sql` has it for chat without a schema."""
+    response: Row = line.get("response") or {}
+    body: Row = response.get("body") or {}
+    error, status = line.get("error") or body.get("error"), response.get("status_code")
+    choice: Row = (body.get("choices") or [{}])[0]
+    message: Row = choice.get("message") or {}
+    answer, usage = message.get("content"), body.get("usage") or {}
+    answered = not error and status is not None and 200 <= status <= 299
+    if isinstance(error, dict) and cast("Row", error).get("code") in {"batch_expired", "batch_cancelled"}:
+        outcome = "expired"
+    elif status in _FINAL:
+        outcome = "refused"
+    elif not answered:
+        outcome = "errored"
+    elif message.get("refusal") is not None or choice.get("finish_reason") == "content_filter":
+        outcome = "refused"
+    elif choice.get("finish_reason") == "length":
+        outcome = "truncated"
+    else:
+        outcome = "invalid" if answer is None else "ok"
+    tokens = {"input_tokens": usage.get("prompt_tokens"), "output_tokens": usage.get("completion_tokens")}
+    return {"outcome": outcome, "answer": answer, **tokens}, answered and None in tokens.values()

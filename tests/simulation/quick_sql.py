@@ -1,0 +1,157 @@
+"""The ledger's statements on SQLite without SQLAlchemy's machinery around each of them.
+
+SQLAlchemy makes every statement and compiles it once; what it compiled is kept, and sqlite3 runs it. A result
+answers what the ledger asks of one.
+"""
+
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+# pyright: reportUnknownArgumentType=false, reportUntypedNamedTuple=false
+
+from __future__ import annotations
+
+import sqlite3
+from collections import namedtuple
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import BindParameter, Boolean
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
+_DIALECT = SQLiteDialect_pysqlite(paramstyle="qmark")
+
+
+class Result:
+    """The rows of one statement."""
+
+    def __init__(self, found: list[Any], rowcount: int) -> None:
+        self._found = found
+        self.rowcount = rowcount
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._found)
+
+    def all(self) -> list[Any]:
+        return self._found
+
+    def first(self) -> Any:
+        return self._found[0] if self._found else None
+
+    def one(self) -> Any:
+        (row,) = self._found
+        return row
+
+    def one_or_none(self) -> Any:
+        return self.one() if self._found else None
+
+    def scalar_one(self) -> Any:
+        return self.one()[0]
+
+    def scalar_one_or_none(self) -> Any:
+        row = self.one_or_none()
+        return None if row is None else row[0]
+
+    def scalars(self) -> list[Any]:
+        return [row[0] for row in self._found]
+
+    def mappings(self) -> Result:
+        return Result([row._asdict() for row in self._found], self.rowcount)
+
+
+class _Compiled:
+    """A statement's text, where its values come from, and what its rows are called."""
+
+    def __init__(self, statement: Any, key: Any) -> None:
+        wanting = [bind for bind in key.bindparams if bind.required]
+        for bind in wanting:
+            bind.required = False  # it gets its value at each execution
+        compiled = statement.compile(dialect=_DIALECT, cache_key=key, compile_kwargs={"render_postcompile": True})
+        for bind in wanting:
+            bind.required = True
+        self.text = str(compiled)
+        found = (d for d in compiled._cache_key_bind_match if isinstance(next(iter(d.values()), None), list))
+        copies: Any = next(found, {})
+        places = {id(copy): number for number, bind in enumerate(key.bindparams) for copy in copies[bind]}
+        state = compiled._post_compile_expanded_state
+        parts: dict[str, tuple[str, int]] = {}
+        for name, names in (state.parameter_expansion if state else {}).items():
+            parts |= {one: (name, number) for number, one in enumerate(names)}
+        prefetched = {column.key: column.default.arg for column in getattr(compiled, "insert_prefetch", ())}
+        self.values: list[tuple[int, int | None, Any]] = []
+        """Per place: the number of the parameter and of its element, or a column's own default."""
+        for name in compiled.positiontup or ():
+            whole, element = parts.get(name, (name, None))
+            bind = compiled.binds[whole]
+            if id(bind) in places:
+                self.values.append((places[id(bind)], element, None))
+            else:
+                self.values.append((-1, None, prefetched.get(name, bind.effective_value)))
+        columns = compiled._result_columns
+        self.row: Any = namedtuple("Row", [column.keyname for column in columns]) if columns else None
+        self.flags = [number for number, column in enumerate(columns) if isinstance(column.type, Boolean)]
+
+
+_KNOWN: dict[Any, _Compiled] = {}
+_PREPARED: dict[int, tuple[Any, _Compiled, list[BindParameter[Any]]]] = {}
+"""By identity; the statement is kept, so that no other one gets its id."""
+
+
+def _length(bind: BindParameter[Any]) -> int:
+    return len(bind.effective_value) if bind.expanding else -1  # pyright: ignore[reportArgumentType]
+
+
+class QuickConnection:
+    """As much of a `sqlalchemy.Connection` as the ledger uses."""
+
+    dialect = _DIALECT
+
+    def __init__(self, memory: sqlite3.Connection) -> None:
+        self._memory = memory
+
+    def get_execution_options(self) -> Mapping[str, Any]:
+        return {}
+
+    def execute(self, statement: Any, given: Mapping[str, Any] | None = None) -> Result:
+        compiled, binds = self._compiled(statement, prepared=given is not None)
+        values: list[Any] = []
+        for place, element, default in compiled.values:
+            if place < 0:
+                values.append(default)
+                continue
+            bind = binds[place]
+            value: Any = given[bind.key] if given and bind.key in given else bind.effective_value
+            values.append(value if element is None else list(value)[element])
+        cursor = self._memory.execute(compiled.text, values)
+        found = cursor.fetchall() if compiled.row is not None else []
+        if compiled.row is not None:
+            found = [compiled.row._make(self._flagged(row, compiled.flags)) for row in found]
+        return Result(found, cursor.rowcount)
+
+    @staticmethod
+    def _compiled(statement: Any, *, prepared: bool) -> tuple[_Compiled, list[BindParameter[Any]]]:
+        if prepared and id(statement) in _PREPARED:
+            return _PREPARED[id(statement)][1:]
+        key = statement._generate_cache_key()
+        known = (key.key, *(_length(bind) for bind in key.bindparams if bind.expanding))
+        compiled = _KNOWN.get(known)
+        if compiled is None:
+            compiled = _KNOWN[known] = _Compiled(statement, key)
+        if prepared:
+            _PREPARED[id(statement)] = statement, compiled, key.bindparams
+        return compiled, key.bindparams
+
+    @staticmethod
+    def _flagged(row: Any, flags: list[int]) -> Any:
+        return [bool(value) if number in flags else value for number, value in enumerate(row)] if flags else row
+
+
+@contextmanager
+def transaction(memory: sqlite3.Connection, *, write: bool) -> Generator[QuickConnection]:
+    """All or nothing."""
+    memory.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+    try:
+        yield QuickConnection(memory)
+    except BaseException:
+        memory.execute("ROLLBACK")
+        raise
+    memory.execute("COMMIT")
