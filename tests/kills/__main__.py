@@ -7,6 +7,7 @@ python -m tests.kills --scenario run --point "run: before POST /v1/batches (1)" 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import random
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads don't survive a fork
 
+from ..resources.postgres import running_cluster
 from .campaign import Campaign, campaign
 from .points import Action, Point
 from .report import table
@@ -31,6 +33,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long, wherever it is")
     parser.add_argument("--scenario", choices=SCENARIOS, action="append", help="only these")
     parser.add_argument("--action", choices=("kill", "stop"), action="append", help="by default both")
+    parser.add_argument("--postgres", action="store_true", help="a ledger on Postgres, restarted at the points")
     parser.add_argument("--match", default="", help="only points with this text in them")
     parser.add_argument("--most", type=int, default=1, help="how many passages of one step are struck")
     parser.add_argument("--seed", type=int, default=1, help="of the order")
@@ -39,7 +42,10 @@ def main() -> int:
     with (
         tempfile.TemporaryDirectory(prefix="batch-llm-kills-", dir=memory if memory.exists() else None) as folder,
         campaign(Path(folder)) as running,
+        contextlib.ExitStack() as stack,
     ):
+        if args.postgres:
+            running.cluster = stack.enter_context(running_cluster())
         strikes = list(_strikes(running, args))
         random.Random(args.seed).shuffle(strikes)
         until = time.monotonic() + args.minutes * 60.0
@@ -59,8 +65,8 @@ def _strikes(running: Campaign, args: argparse.Namespace) -> Iterator[tuple[str,
     for scenario in args.scenario or SCENARIOS:
         for point in running.points(scenario, args.most):
             if args.match in str(point) and not point.step.startswith(_AS_THE_NEXT):
-                for action in args.action or ("kill", "stop"):
-                    if action == "kill" or _can_stop(point):
+                for action in args.action or (("restart",) if args.postgres else ("kill", "stop")):
+                    if action != "stop" or _can_stop(point):
                         yield scenario, action, point
 
 

@@ -17,8 +17,10 @@ from dagster._core.remote_origin import RemoteInstigatorOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_batch_llm.assets.run import SENSOR_NAME
+from dagster_batch_llm.resources.ledger.store import LEDGER_VARIABLE
 from dagster_batch_llm.resources.testing import Emulator
 
+from ..resources.postgres import Cluster
 from .location import Location
 from .places import move_clock
 from .points import FOLDER_VARIABLE, Action, Order, Point, passed
@@ -59,6 +61,7 @@ class Campaign:
     instance: DagsterInstance
     emulator: Emulator
     location: Location
+    cluster: Cluster | None = None
     results: list[Result] = field(default_factory=list[Result])
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -66,6 +69,7 @@ class Campaign:
         """One world from its first run to its end."""
         chosen = SCENARIOS[scenario]
         self._daemon_is_alive()
+        os.environ[LEDGER_VARIABLE] = self.cluster.new() if self.cluster else ""
         order = Order(next(self._numbers), point, action)
         world = World(
             self.folder,
@@ -78,6 +82,7 @@ class Campaign:
             noticed=chosen.noticed,
             located=chosen.located,
             tables=chosen.tables,
+            restart=self._restart if action == "restart" else None,
         )
         began, violations = time.monotonic(), list[str]()
         try:
@@ -104,6 +109,12 @@ class Campaign:
         roles = SCENARIOS[scenario].roles
         found = dict.fromkeys(passed(self.folder, self.last))
         return [point for point in found if point.role in roles and point.n <= most]
+
+    def _restart(self) -> None:
+        """What a crash of the ledger's server and its start are."""
+        assert self.cluster is not None
+        self.cluster.stop("immediate")
+        self.cluster.start()
 
     def _daemon_is_alive(self) -> None:
         self.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "daemon"))

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 FOLDER_VARIABLE = "KILLS_FOLDER"
-Action = Literal["kill", "stop"]
+Action = Literal["kill", "stop", "restart"]
+"""Killed; stopped until all others are done; stopped while the ledger's server is restarted."""
 
 _IDS = re.compile(r"\b[0-9a-f]{8,}\b|\b(file|batch)[-_][0-9a-z]+|(?<=\.)\d+(?=\.part)")
 _write = os.write  # the patched one is a point itself

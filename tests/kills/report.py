@@ -7,7 +7,6 @@ from itertools import groupby
 from statistics import median
 
 from .campaign import Result
-from .points import Point
 
 
 def table(results: Sequence[Result]) -> str:

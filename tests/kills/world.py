@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -51,6 +52,8 @@ class World:
         ticks: How many sensors are evaluated at once.
         always: Whether the sensor ticks also while runs are at work.
         noticed: Whether Dagster learns that a run's process is gone; after a power cut it doesn't.
+        tables: What must be there at the end, the LLM table first.
+        restart: Restarts the ledger's server.
         located: Whether runs belong to a code location; else, as in a notebook, no sensor looks after them.
     """
 
@@ -64,6 +67,7 @@ class World:
     noticed: bool = True
     located: bool = True
     tables: tuple[str, ...] = ()
+    restart: Callable[[], None] | None = None
     asked: list[tuple[str, set[str], dict[str, str]]] = field(
         default_factory=list[tuple[str, set[str], dict[str, str]]]
     )
@@ -110,14 +114,15 @@ class World:
         self.asked = [asked for asked in self.asked if asked not in lost]
         for _, assets, tags in lost:
             self.ask(assets, tags, role="again")
-        if missing := (set() if lost else set(self.tables) & {"report"} - self._known()):
+        missing = set(self.tables) & {"report"} - self._known()
+        if missing and not lost:
             # A run died between a table that is done and what stands below it: in Dagster it has failed.
             self.ask(missing, role="again")
         return bool(lost or missing)
 
     def _known(self) -> set[str]:
         found = self.location.tables.query("SELECT table_name FROM duckdb_tables()")
-        return set(found["table_name"].to_pylist())
+        return {str(name) for name in found["table_name"].to_pylist()}
 
     def _failed(self, run_id: str) -> bool:
         found = self.instance.get_run_by_id(run_id)
@@ -143,6 +148,10 @@ class World:
         for pid in list(self.living):
             found, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED)
             if found == 0:
+                continue
+            if self.restart is not None and os.WIFSTOPPED(status):
+                self.restart()
+                os.kill(pid, signal.SIGCONT)
                 continue
             what = self.living.pop(pid)
             if os.WIFSTOPPED(status):
@@ -219,7 +228,9 @@ class World:
             found.append(f"{len(paid)} of {ROWS} requests were paid")
         if not set(self.tables) <= (known := self._known()):
             return [*found, f"there are only the tables {known}"]
-        written = self.location.tables.query(f'SELECT id, label, status FROM "{self.tables[0]}" ORDER BY id').to_pylist()
+        written = self.location.tables.query(
+            f'SELECT id, label, status FROM "{self.tables[0]}" ORDER BY id'
+        ).to_pylist()
         wanted = [{"id": row, "label": expected(row), "status": "ok"} for row in range(ROWS)]
         if written != wanted:
             found.append(f"the table has {written}")
