@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ROWS ?= 400
 SEEDS ?= 20000
+MINUTES ?= 30
 EXAMPLES ?= 2000
 OLDEST := tests/assets/test_source.py tests/assets/test_body.py tests/resources/test_tables.py tests/resources/test_parquet_tables.py
 AIBRIX := 0.8.0
@@ -56,6 +57,9 @@ simulate: $(VENV)/.dev ## run the batch machine through SEEDS=20000 seeds of cra
 
 mutations: $(VENV)/.dev ## remove the rules of the batch machine one by one, and see the simulation notice
 	@$(BIN)/python -m tests.simulation --mutations
+
+kills: $(VENV)/.dev ## kill and stop real processes at every named step, for MINUTES=30
+	@$(BIN)/python -m tests.kills --minutes $(MINUTES)
 
 oldest: $(VENV)/.dev ## run the tests of tables with the oldest releases that pyproject.toml allows, such as pandas 2
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/oldest

@@ -283,6 +283,9 @@ class _Convergence:
             self._context.log.warning(f"{failed} of {collected.rows} rows have no answer:\n{collected.reasons}")
         yield dg.MaterializeResult(metadata=metadata, tags={"dagster/code_version": plan.code_version, **plan.inputs})
         self._ledger.plans.close(plan.id, PlanState.DONE)
+        for left in self._ledger.plans.left_behind(plan):
+            self._ledger.plans.close(left.id, PlanState.SUPERSEDED, f"plan {plan.id} of the same table is done")
+            self._ledger.attempts.void_unsent(left.id)
 
     def _how_to_wait(self) -> Waiting:
         missing = why_no_sensor(self._context.instance, self._context.run)

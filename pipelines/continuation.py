@@ -15,6 +15,8 @@ from ..resources.ledger import AttemptState, Ledger, Origin, Plan, PlanState
 GENERATION_TAG = "batch_llm/generation"
 _GRACE_SECONDS = 60.0
 """A requested run that nobody has seen after this long was lost with its tick."""
+_SILENT_SECONDS = 3600.0
+"""A started run that has told Dagster nothing for so long is taken for dead, as after a power cut."""
 _FAILURES_BEFORE_INCIDENT = 5
 _ENDED_BACKFILLS = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
 
@@ -79,7 +81,7 @@ def collect_requests(context: dg.SensorEvaluationContext, ledger: Ledger, plans:
     for name, group in groupby(sorted(plans, key=lambda plan: (plan.origin, plan.seq)), key=lambda plan: plan.origin):
         try:
             movable = _movable(context, ledger, graph, list(group))
-            if not movable or _is_under_way(context.instance, name, movable):
+            if not movable or _is_under_way(context.instance, ledger, name, movable):
                 continue
             request = _request(context.instance, ledger, graph, ledger.plans.origin(name), movable)
         except Exception as error:  # noqa: BLE001 - whatever is wrong with one origin, the others go on
@@ -91,13 +93,35 @@ def collect_requests(context: dg.SensorEvaluationContext, ledger: Ledger, plans:
     return requests
 
 
-def _is_under_way(instance: DagsterInstance, origin: str, movable: Sequence[Plan]) -> bool:
+def _is_under_way(instance: DagsterInstance, ledger: Ledger, origin: str, movable: Sequence[Plan]) -> bool:
     """Whether the origin run itself goes on: until it has ended, a parent of a descendant may still be at work in it.
 
     A backfill's keeper goes on for as long as others wait, so a backfill's runs are not waited for.
     """
     run = instance.get_run_by_id(origin)
-    return run is not None and not run.is_finished and not any(plan.backfill for plan in movable)
+    if run is None or any(plan.backfill for plan in movable):
+        return False
+    return not run.is_finished and not _is_silent(instance, ledger, run)
+
+
+def _is_silent(instance: DagsterInstance, ledger: Ledger, run: dg.DagsterRun) -> bool:
+    """Whether a run has started, hasn't ended, and its process is likely gone.
+
+    Without run monitoring, Dagster never ends a run whose machine has lost its power. If the run lives after all, what
+    it still makes may come after its descendants; nothing is paid twice.
+    """
+    if run.status not in {dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED}:
+        return False
+    last = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
+    if not last or ledger.clock.now() - last[0].event_log_entry.timestamp < _SILENT_SECONDS:
+        return False
+    ledger.attempts.incident(
+        "silent run",
+        run.run_id,
+        f"Run {run.run_id} has started and told Dagster nothing for an hour. It is taken for dead, and its tables are "
+        "brought by another run.",
+    )
+    return True
 
 
 def _movable(
@@ -175,7 +199,8 @@ def _failures(instance: DagsterInstance, ledger: Ledger, origin: Origin, movable
     if not runs:
         return origin.failures + 1 if now >= origin.due else None
     last = runs[0]
-    if not last.is_finished:  # one that has said that it lets go stays until its successor is there
+    if not last.is_finished and not _is_silent(instance, ledger, last):
+        # One that has said that it lets go stays until its successor is there.
         return 0 if last.tags.get(STATE_TAG) == "waiting" else None
     if last.status is dg.DagsterRunStatus.SUCCESS and last.tags.get(PLAN_TAG) != ",".join(p.id for p in movable):
         return 0

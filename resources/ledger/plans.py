@@ -181,6 +181,17 @@ class Plans:
         mine = set(plan.partitions)
         return any(mine <= set(other.partitions) and bool(mine) == bool(other.partitions) for other in later)
 
+    def left_behind(self, plan: Plan) -> list[Plan]:
+        """Older open plans of the same table, of no code location and held by nobody: a killed notebook's.
+
+        No sensor looks after them; those of a code location are ended by a collect run.
+        """
+        free = (_P.c.holder.is_(None)) | (_P.c.holder_until <= self._db.clock.now())
+        older = (_P.c.asset == plan.asset, _P.c.seq < plan.seq, _P.c.state == PlanState.OPEN, _P.c.location.is_(None))
+        mine = set(plan.partitions)
+        found = self.find(*older, free) if plan.location is None else []
+        return [other for other in found if set(other.partitions) <= mine and bool(other.partitions) == bool(mine)]
+
     @persistent
     def origin(self, origin: str) -> Origin:
         """One origin as it is now."""

@@ -42,7 +42,7 @@ class HttpClient:
     """Requests to one origin. The key goes nowhere else: redirects are not followed.
 
     Reads, uploads and deletes are repeated on 429, 5xx and broken connections, waiting as long as the server
-    asks; `post_once` is never repeated.
+    asks; `post_once` is never repeated. `when_away` is called before a request is repeated that reached nobody.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class HttpClient:
         clock: Clock | None = None,
         transport: httpx.BaseTransport | None = None,
         attempts: int = 5,
+        when_away: Callable[[], object] | None = None,
     ) -> None:
         host = _host(base_url)
         if host is None:
@@ -63,6 +64,7 @@ class HttpClient:
         self._origin = base_url.rstrip("/")
         self._clock = clock or SystemClock()
         self._attempts = attempts
+        self._when_away = when_away
         self._client = httpx.Client(
             base_url=self._origin,
             trust_env=host not in _LOOPBACK,  # HTTP_PROXY isn't meant for this machine
@@ -219,8 +221,16 @@ class HttpClient:
     def _patiently(self, call: Callable[[], T]) -> T:
         for attempt in stamina.retry_context(on=_pause, attempts=self._attempts, timeout=None, wait_max=20.0):
             with attempt:
-                return call()
+                return self._once(call)
         raise AssertionError("stamina returns or raises")
+
+    def _once(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except UnreachableError:
+            if self._when_away is not None:
+                self._when_away()
+            raise
 
 
 def _host(base_url: str) -> str | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import socket
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from ..errors import UnreachableError
+from ..errors import StorageError, UnreachableError
 from ..ledger import default_home
 from .profile import LOCAL
 from .protocol import BatchProvider
@@ -74,7 +76,8 @@ class LocalBatch(BatchResource):
         from ..local import ensure_server  # noqa: PLC0415 - the server's packages come with the extra "local"
 
         home = self._home()
-        server = ensure_server(
+        start = partial(
+            ensure_server,
             home,
             weights=Path(self.weights) if self.weights else None,
             upstream=self.upstream,
@@ -82,9 +85,18 @@ class LocalBatch(BatchResource):
             idle_seconds=self.idle_seconds,
             min_batch_seconds=self.min_batch_seconds,
         )
+        server = start()
+
+        def start_again() -> None:
+            # A run that waits by itself has nobody else who would start a server that was killed.
+            with suppress(StorageError):  # then it stays away, and the request's own error says so
+                start()
+
         # The port changes when the server restarts; its folder is what stays.
         account = f"local:{home.absolute()}"
-        return self.client(LOCAL, base_url=server.base_url, api_key=server.token, account=account)
+        return self.client(
+            LOCAL, base_url=server.base_url, api_key=server.token, account=account, when_away=start_again
+        )
 
     def _home(self) -> Path:
         return Path(self.folder) if self.folder else default_home() / "local"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 
 import dagster as dg
@@ -43,10 +44,17 @@ class BatchResource(dg.ConfigurableResource[BatchProvider], ABC):
         return replace(profile, max_rows=min(profile.max_rows, wanted or profile.max_rows))
 
     def client(
-        self, profile: Profile, *, base_url: str, api_key: str, window: str | None = None, account: str | None = None
+        self,
+        profile: Profile,
+        *,
+        base_url: str,
+        api_key: str,
+        window: str | None = None,
+        account: str | None = None,
+        when_away: Callable[[], object] | None = None,
     ) -> BatchProvider:
         """A client for one address, whose batches belong to that address unless `account` says otherwise."""
-        http = HttpClient(name=profile.name, base_url=base_url, api_key=api_key)
+        http = HttpClient(name=profile.name, base_url=base_url, api_key=api_key, when_away=when_away)
         return OpenAIShape(self.limited(profile), http, account=account or base_url.rstrip("/"), window=window)
 
 

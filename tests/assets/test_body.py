@@ -11,8 +11,9 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pytest
-from dagster_batch_llm.assets import Labels, classify_asset, embed_asset, llm_table
+from dagster_batch_llm.assets import Labels, body, classify_asset, embed_asset, llm_table
 from dagster_batch_llm.resources.answers import MAX_TRIES, MAX_UNRUN
+from dagster_batch_llm.resources.errors import StorageError
 from dagster_batch_llm.resources.ledger import PlanState
 
 from .conftest import House, failure, rows_asset
@@ -308,3 +309,19 @@ def test_what_a_request_says_is_what_was_declared(house: House) -> None:
     assert body["messages"][0]["role"] == "system"
     assert "- good: says what is good" in body["messages"][0]["content"]
     assert body["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"] == ["good", "bad"]
+
+
+def test_a_plan_that_a_failed_run_of_no_code_location_left_open_ends_with_the_next_one(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: object) -> None:
+        raise StorageError("the table is locked")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(body, "write_table", locked)
+        assert not house.run(reviews("a"), moods()).success
+    [left] = house.ledger.plans.find()
+    assert left.state is PlanState.OPEN
+    house.done(reviews("a", "b"), moods())
+    assert [plan.state for plan in house.ledger.plans.find()] == [PlanState.SUPERSEDED, PlanState.DONE]
+    assert sorted(house.server.prompts) == ["a", "b"]

@@ -443,3 +443,19 @@ def test_a_slow_reply_says_too_little_about_the_clock() -> None:
         return httpx.Response(200, json={}, headers={"Date": "Fri, 15 Jan 2027 09:00:02 GMT"})
 
     assert client(slow, clock=clock).get("/x").clock_offset is None
+
+
+@pytest.mark.parametrize("call", PATIENT)
+def test_a_server_of_ours_is_started_again_before_a_request_is_repeated(folder: Path, call: str) -> None:
+    script = Script(httpx.ConnectError("refused"), yes)
+    started: list[int] = []
+    CALLS[call](client(script, when_away=lambda: started.append(len(script.asked))), folder)
+    assert started == [1]
+    assert len(script.asked) == 2
+
+
+def test_a_create_that_reached_nobody_is_not_repeated_for_it(folder: Path) -> None:
+    script = Script(httpx.ConnectError("refused"), yes)
+    with pytest.raises(UnreachableError):
+        CALLS["post"](client(script, when_away=nothing), folder)
+    assert len(script.asked) == 1

@@ -1,0 +1,143 @@
+"""The loop: one world per point, with the process that passes it killed or stopped there."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dagster import DagsterInstance
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.remote_origin import RemoteInstigatorOrigin
+from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
+from dagster._daemon.types import DaemonHeartbeat
+from dagster_batch_llm.assets.run import SENSOR_NAME
+from dagster_batch_llm.resources.ledger.store import LEDGER_VARIABLE
+from dagster_batch_llm.resources.testing import Emulator
+
+from ..resources.postgres import Cluster
+from .location import Location
+from .places import move_clock
+from .points import FOLDER_VARIABLE, Action, Order, Point, passed
+from .processes import ORIGIN, instance_of
+from .scenarios import SCENARIOS
+from .world import StuckError, World
+
+_INSTANCE = """\
+telemetry:
+  enabled: false
+event_log_storage:
+  module: dagster._core.storage.event_log
+  class: ConsolidatedSqliteEventLogStorage
+  config:
+    base_dir: {folder}/events
+"""
+_ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one world."""
+
+    scenario: str
+    point: Point | None
+    action: Action
+    struck: bool
+    violations: list[str]
+    seconds: float
+    log: str
+
+
+@dataclass
+class Campaign:
+    """Worlds one after the other, with one Dagster instance and one provider."""
+
+    folder: Path
+    instance: DagsterInstance
+    emulator: Emulator
+    location: Location
+    cluster: Cluster | None = None
+    results: list[Result] = field(default_factory=list[Result])
+    _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
+
+    def play(self, scenario: str, point: Point | None = None, action: Action = "kill") -> Result:
+        """One world from its first run to its end."""
+        chosen = SCENARIOS[scenario]
+        self._daemon_is_alive()
+        os.environ[LEDGER_VARIABLE] = self.cluster.new() if self.cluster else ""
+        order = Order(next(self._numbers), point, action)
+        world = World(
+            self.folder,
+            order,
+            self.instance,
+            self.emulator,
+            self.location,
+            ticks=chosen.ticks,
+            always=chosen.always,
+            noticed=chosen.noticed,
+            located=chosen.located,
+            tables=chosen.tables,
+            restart=self._restart if action == "restart" else None,
+        )
+        began, violations = time.monotonic(), list[str]()
+        try:
+            chosen.begin(world)
+            world.settle()
+            violations = world.violations()
+        except StuckError as error:
+            violations = [f"stuck: {error}"]
+        finally:
+            world.end()
+        log = "" if not violations else world.log.read_text() if world.log.exists() else ""
+        seconds = time.monotonic() - began
+        result = Result(scenario, point, action, world.was_struck(), violations, seconds, log)
+        self.results.append(result)
+        self.last = world.order.world
+        if not violations:
+            shutil.rmtree(world.home)
+        return result
+
+    def points(self, scenario: str, most: int) -> list[Point]:
+        """The points of a scenario, counted in a world without a fault; of each step the first few times."""
+        result = self.play(scenario)
+        assert not result.violations, (result.violations, result.log[-5000:])
+        roles = SCENARIOS[scenario].roles
+        found = dict.fromkeys(passed(self.folder, self.last))
+        return [point for point in found if point.role in roles and point.n <= most]
+
+    def _restart(self) -> None:
+        """What a crash of the ledger's server and its start are."""
+        assert self.cluster is not None
+        self.cluster.stop("immediate")
+        self.cluster.start()
+
+    def _daemon_is_alive(self) -> None:
+        self.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "daemon"))
+
+
+@contextmanager
+def campaign(folder: Path) -> Generator[Campaign]:
+    """Everything that worlds share, made and ended."""
+    os.environ[FOLDER_VARIABLE] = str(folder)
+    os.environ["PYTHONPATH"] = f"{Path(__file__).parent / 'inside'}{os.pathsep}{_ROOT}"
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    (folder / "dagster").mkdir(parents=True)
+    (folder / "dagster" / "dagster.yaml").write_text(_INSTANCE.format(folder=folder / "dagster"))
+    move_clock(folder, 0.0)
+    Order(0).write(folder)
+    with instance_of(folder) as instance, Emulator(folder / "emulator") as emulator:
+        instance.add_instigator_state(
+            InstigatorState(
+                RemoteInstigatorOrigin(ORIGIN, SENSOR_NAME),
+                InstigatorType.SENSOR,
+                InstigatorStatus.RUNNING,
+                SensorInstigatorData(),
+            )
+        )
+        emulator.resource().provider().list(0.0)  # imports what each child would import
+        yield Campaign(folder, instance, emulator, Location(folder))
