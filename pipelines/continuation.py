@@ -15,7 +15,7 @@ from ..resources.ledger import AttemptState, Ledger, Origin, Plan, PlanState
 GENERATION_TAG = "batch_llm/generation"
 _GRACE_SECONDS = 60.0
 """A requested run that nobody has seen after this long was lost with its tick."""
-_SILENT_SECONDS = 3600.0
+_SILENT_SECONDS = 6 * 3600.0
 """A started run that has told Dagster nothing for so long is taken for dead, as after a power cut."""
 _FAILURES_BEFORE_INCIDENT = 5
 _ENDED_BACKFILLS = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
@@ -118,7 +118,7 @@ def _is_silent(instance: DagsterInstance, ledger: Ledger, run: dg.DagsterRun) ->
     ledger.attempts.incident(
         "silent run",
         run.run_id,
-        f"Run {run.run_id} has started and told Dagster nothing for an hour. It is taken for dead, and its tables are "
+        f"Run {run.run_id} has started and told Dagster nothing for six hours. It is taken for dead, and its tables are "
         "brought by another run.",
     )
     return True

@@ -20,7 +20,7 @@ from dagster_batch_llm.resources.ledger import Origin
 from ..resources.fake_clock import FakeClock
 from ..resources.world import SPEC, a_plan
 
-HOUR = 3600.0
+SILENCE = 6 * 3600.0
 EVENT_AT = 1_800_000_000.0
 RUN, COLLECT = str(uuid.UUID(int=1)), str(uuid.UUID(int=2))
 
@@ -86,8 +86,8 @@ def said(instance: DagsterInstance, run_id: str, at: float) -> None:
     instance.report_dagster_event(event, run_id, timestamp=at)
 
 
-def test_a_started_run_that_is_silent_for_an_hour_is_taken_for_dead(place: Place) -> None:
-    place.clock.sleep(HOUR - 1.0)
+def test_a_started_run_that_is_silent_for_six_hours_is_taken_for_dead(place: Place) -> None:
+    place.clock.sleep(SILENCE - 1.0)
     assert place.requests() == []
     assert place.incidents() == []
     place.clock.sleep(1.0)
@@ -97,16 +97,16 @@ def test_a_started_run_that_is_silent_for_an_hour_is_taken_for_dead(place: Place
 
 def test_one_that_speaks_now_and_then_is_alive(place: Place) -> None:
     for _ in range(3):
-        place.clock.sleep(HOUR - 1.0)
+        place.clock.sleep(SILENCE - 1.0)
         assert place.requests() == []
         said(place.instance, RUN, place.clock.now())
 
 
 def test_a_silent_collect_run_is_followed_by_another_one(place: Place) -> None:
-    place.clock.sleep(HOUR)
+    place.clock.sleep(SILENCE)
     [request] = place.requests()
     started(place, COLLECT, request.tags)
-    place.clock.sleep(HOUR - 1.0)
+    place.clock.sleep(SILENCE - 1.0)
     assert place.requests() == []
     place.clock.sleep(1.0)
     assert len(place.requests()) == 1
