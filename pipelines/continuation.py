@@ -118,8 +118,8 @@ def _is_silent(instance: DagsterInstance, ledger: Ledger, run: dg.DagsterRun) ->
     ledger.attempts.incident(
         "silent run",
         run.run_id,
-        f"Run {run.run_id} has started and told Dagster nothing for six hours. It is taken for dead, and its tables are "
-        "brought by another run.",
+        f"Run {run.run_id} has started and told Dagster nothing for six hours. It is taken for dead, and its tables "
+        "are brought by another run.",
     )
     return True
 

@@ -121,7 +121,7 @@ class Provider:
                 out.insert(first, _line(strange, 200, _body("re: stranger")))
                 out.append(_line("what is this", 200, _body("re: stranger")))
         if self.setting.kind == "results" and verdict == "completed" and not (out or err):
-            # A batch that has ended well and says nothing at all stays a candidate for ever (lost_creates.sighting).
+            # One that has ended well and says nothing at all is a candidate for a day, which is beyond the horizon.
             err.append(_line(job.lines[0][0], 500, {"error": {"code": "server_error", "message": "sorry"}}))
         job.completed, job.failed = len(out), 0 if job.lies else len(err)
         if dice.random() < 0.3 and verdict == "completed" and out:
