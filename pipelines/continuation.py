@@ -15,8 +15,10 @@ from ..resources.ledger import AttemptState, Ledger, Origin, Plan, PlanState
 GENERATION_TAG = "batch_llm/generation"
 _GRACE_SECONDS = 60.0
 """A requested run that nobody has seen after this long was lost with its tick."""
-_SILENT_SECONDS = 6 * 3600.0
-"""A started run that has told Dagster nothing for so long is taken for dead, as after a power cut."""
+_QUIET_SECONDS = 3600.0
+"""A started run that has told Dagster nothing for so long, while its table could come in, is an incident."""
+_DEAD_SECONDS = 86400.0
+"""And after so long it is taken for dead, as after a power cut; a living step is hardly ever quiet for a day."""
 _FAILURES_BEFORE_INCIDENT = 5
 _ENDED_BACKFILLS = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
 
@@ -105,7 +107,7 @@ def _is_under_way(instance: DagsterInstance, ledger: Ledger, origin: str, movabl
 
 
 def _is_silent(instance: DagsterInstance, ledger: Ledger, run: dg.DagsterRun) -> bool:
-    """Whether a run has started, hasn't ended, and its process is likely gone.
+    """Whether a run has started, hasn't ended, and its process must be gone.
 
     Without run monitoring, Dagster never ends a run whose machine has lost its power. If the run lives after all, what
     it still makes may come after its descendants; nothing is paid twice.
@@ -113,15 +115,14 @@ def _is_silent(instance: DagsterInstance, ledger: Ledger, run: dg.DagsterRun) ->
     if run.status not in {dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED}:
         return False
     last = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
-    if not last or ledger.clock.now() - last[0].event_log_entry.timestamp < _SILENT_SECONDS:
-        return False
-    ledger.attempts.incident(
-        "silent run",
-        run.run_id,
-        f"Run {run.run_id} has started and told Dagster nothing for six hours. It is taken for dead, and its tables "
-        "are brought by another run.",
-    )
-    return True
+    silence = ledger.clock.now() - last[0].event_log_entry.timestamp if last else 0.0
+    if silence >= _QUIET_SECONDS:
+        ledger.attempts.incident(
+            "silent run",
+            run.run_id,
+            f"Run {run.run_id} has started, and has told Dagster nothing for an hour. A table waits for its end.",
+        )
+    return silence >= _DEAD_SECONDS
 
 
 def _movable(

@@ -24,8 +24,8 @@ ADVICE: Mapping[str, str] = {
     "name, which asks nothing again, and end the old plan: dagster-batch-llm cancel PLAN.",
     "collect runs fail": "Open the named run in Dagster's UI and mend what it says; the next try is made by itself, "
     "after an hour at the latest.",
-    "silent run": "Its process is gone, as after a power cut: end it in Dagster's UI, so that it isn't shown as "
-    "running for ever. Dagster's run monitoring does this by itself where its launcher knows of the process.",
+    "silent run": "If its process is gone, as after a power cut, end it in Dagster's UI and materialize the table "
+    "again; nothing that is answered is asked again. Else a day of silence is waited for.",
     "stuck batch": "The provider should have ended it by now. Look for the batch in the provider's console and ask "
     "there. Its requests aren't asked again while it is out; to have it cancelled and stop waiting: "
     "dagster-batch-llm cancel TABLE --batches.",

@@ -26,7 +26,7 @@ from .processes import evaluate, forked, register_run, run
 
 A_LONG_TIME = 200.0
 """Longer than every lease, hold and grace period, and than the time in which a lost create may still arrive."""
-_AN_HOUR = 4000.0
+_A_DAY = 90_000.0
 _SECONDS = 90.0
 _PAUSE = 0.1
 
@@ -200,7 +200,7 @@ class World:
                 continue
             elif self.open_things():
                 idle += 1
-                move_clock(self.folder, 1.0 if idle % 5 else A_LONG_TIME if self.noticed else _AN_HOUR)
+                move_clock(self.folder, 1.0 if idle % 5 else A_LONG_TIME if self.noticed else _A_DAY)
             elif self.stopped:
                 self._resume()
             elif not self._ask_again():
