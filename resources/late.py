@@ -6,16 +6,14 @@ the first usable answer of a request wins, wherever it comes from.
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import duckdb
 
 from .answers import parse_attempt, readable
-from .errors import ProviderError, StaleFenceError
+from .errors import StaleFenceError
 from .file_names import digest
 from .home import Home
 from .ledger import Attempt, AttemptState, Incident, Ledger, Link, Send
-from .lost_creates import ours
+from .lost_creates import ours, stop
 from .providers.protocol import Batch, BatchProvider
 
 HORIZON_SECONDS = 48 * 3600.0
@@ -70,9 +68,8 @@ class LateArrivals:
                 return False
         except StaleFenceError:
             return False
-        if link.extra and not batch.phase.ended:
-            with suppress(ProviderError):  # the next look at it tries again
-                self._provider.cancel(batch.id)
+        if link.extra:
+            stop(self._provider, [batch])
         return True
 
     def _incident(self, batch: Batch, attempt: Attempt, send: Send) -> Incident:
@@ -113,8 +110,7 @@ class LateArrivals:
             return
         batch = self._provider.check(link.batch_id)
         if not batch.phase.ended:
-            with suppress(ProviderError):
-                self._provider.cancel(batch.id)
+            stop(self._provider, [batch])
             return
         folder = home.late_results(attempt.id, digest(link.batch_id))
         paths = self._provider.fetch(batch, folder)

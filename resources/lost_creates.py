@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 
+from .errors import ProviderError
 from .ledger import Attempt, Ledger, Send
 from .providers.openai_shape import TOKEN_KEY
 from .providers.profile import Profile, Recovery
@@ -80,6 +82,14 @@ def ours(batches: Iterable[Batch], sends: Sequence[Send]) -> list[tuple[Batch, S
 def is_anothers(batch: Batch, send: Send) -> bool:
     """Whether the reply to a create names a batch of another send: something in between has mixed them up."""
     return batch.metadata.get(TOKEN_KEY, send.token) != send.token
+
+
+def stop(provider: BatchProvider, batches: Sequence[Batch]) -> None:
+    """Ask the provider to cancel what still runs; one that goes on is met again at the next look."""
+    for batch in batches:
+        if not batch.phase.ended and batch.status != "cancelling":
+            with suppress(ProviderError):
+                provider.cancel(batch.id)
 
 
 def last_chance(profile: Profile, send: Send, send_seconds: float) -> float:

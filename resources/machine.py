@@ -15,7 +15,7 @@ from .answers import Parsed
 from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
 from .ledger import Attempt, AttemptId, AttemptState, Ledger, Link, Send
-from .lost_creates import is_anothers, last_chance, ours, sighting, strangers
+from .lost_creates import is_anothers, last_chance, ours, sighting, stop, strangers
 from .operations.ending import unwanted
 from .operations.waits import window_end, window_seconds
 from .providers.profile import Recovery
@@ -185,14 +185,7 @@ class BatchMachine:
                 "cancelled. What it answered is kept. Is there a proxy that repeats requests?",
             )
         attempt = self._adopt(attempt, found)
-        self._cancel_extras(self._providers[attempt.llm], [batch for batch, _ in found[1:]])
-
-    def _cancel_extras(self, provider: BatchProvider, extras: Sequence[Batch]) -> None:
-        """Stop duplicates; one that goes on is met again at the next look."""
-        for batch in extras:
-            if not batch.phase.ended and batch.status != "cancelling":
-                with suppress(ProviderError):
-                    provider.cancel(batch.id)
+        stop(self._providers[attempt.llm], [batch for batch, _ in found[1:]])
 
     def _absent(self, attempt: Attempt, send: Send, listing: Listing) -> None:
         """No listed batch is ours: it is only given up when it can no longer appear."""
@@ -261,7 +254,7 @@ class BatchMachine:
             overdue = self._clock.now() > window_end(attempt, window_seconds(provider.profile.windows)) + _GONE_SECONDS
             ended = {"ended_at": self._clock.now()} if overdue and error.status in _GONE else {}
             return {**looked, "message": error.message, **ended}
-        self._cancel_extras(provider, [*batches[1:], *unwanted(self.ledger, attempt, batches[:1])])
+        stop(provider, [*batches[1:], *unwanted(self.ledger, attempt, batches[:1])])
         looked |= {**batches[0].progress, "ended_at": None, "message": None}
         if all(batch.phase.ended for batch in batches):
             looked |= {"due": self._clock.now(), "ended_at": self._clock.now()}

@@ -11,6 +11,7 @@ from dagster_batch_llm.resources.errors import AmbiguousError, ProviderError, Re
 from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Send
 from dagster_batch_llm.resources.ledger import attempts as attempts_module
 from dagster_batch_llm.resources.ledger.attempts import Attempts
+from dagster_batch_llm.resources.lost_creates import stop
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers import http as http_module
 from dagster_batch_llm.resources.providers.openai_shape import TOKEN_KEY, OpenAIShape
@@ -145,7 +146,7 @@ def _cancelled_first(seams: Seams) -> list[Patch]:
     choose = BatchMachine._choose  # pyright: ignore[reportPrivateUsage]
 
     def hasty(self: Any, attempt: Attempt, found: list[tuple[Batch, Send]]) -> None:
-        self._cancel_extras(self._providers[attempt.llm], [batch for batch, _ in found[1:]])
+        stop(self._providers[attempt.llm], [batch for batch, _ in found[1:]])
         choose(self, attempt, found)
 
     return [(BatchMachine, "_choose", hasty)]
