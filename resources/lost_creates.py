@@ -14,6 +14,9 @@ _MARGIN_SECONDS = 300.0
 _CLOCK_SECONDS = 3600.0
 """How far a provider's clock may be off that doesn't tell its time."""
 
+_FILES_SECONDS = 24 * 3600.0
+"""How long a candidate's result files are waited for; it may be a stranger's, whose files are deleted."""
+
 
 @dataclass(frozen=True)
 class Sighting:
@@ -40,11 +43,13 @@ def sighting(provider: BatchProvider, listing: Listing, sends: Sequence[Send], s
     by_token = {send.token: send for send in sends}
     found: list[tuple[Batch, Send]] = []
     undecided = False
+    patience = sends[-1].send_deadline + provider.profile.settle + _FILES_SECONDS
     for batch in _candidates(provider.profile, listing, listed, sends):
-        if not batch.phase.ended or batch.lacks_files or (batch.phase is Phase.COMPLETED and not batch.result_files):
+        lacks_files = batch.lacks_files or (batch.phase is Phase.COMPLETED and not batch.result_files)
+        if not batch.phase.ended or (lacks_files and listing.started_at < patience):
             undecided = True
             continue
-        # One that ended without a row proves nothing, but it cost nothing either.
+        # One that ended without a row proves nothing, but it hardly cost anything either.
         token = (provider.first_custom_id(batch) or "").rpartition("-")[0]
         if token in by_token:
             found.append((batch, by_token[token]))

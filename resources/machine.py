@@ -28,6 +28,7 @@ CREATE_SECONDS = 120.0
 _RECONCILE_SECONDS = 15.0
 _FILES_LATE_SECONDS = 60.0
 _LONGEST_WAIT = 3600.0
+_LOOKS_AT_ONCE = 100
 _GONE, _GONE_SECONDS = (404, 410), 24 * 3600.0
 """Results that are nowhere to be found for so long aren't expected any more."""
 
@@ -90,7 +91,10 @@ class BatchMachine:
     def _create(self, attempt: Attempt, send: Send, *, again: bool = False) -> None:
         """One POST; `again` is the same one once more, and then a refusal says nothing about the first."""
         provider = self._providers[attempt.llm]
-        still_allowed = permission(self._clock, self._clock.now() + SEND_SECONDS if again else send.send_deadline)
+        until = send.send_deadline
+        if again:  # who was stopped since it looked at the clock may come when the provider has forgotten the first
+            until = min(self._clock.now() + SEND_SECONDS, last_chance(provider.profile, send, SEND_SECONDS))
+        still_allowed = permission(self._clock, until)
         if again:
             attempt = self._attempts.move(attempt, AttemptState.CREATING)
         else:
@@ -146,8 +150,8 @@ class BatchMachine:
         with self._taken(attempt, AttemptState.CREATING, AttemptState.AMBIGUOUS) as taken:
             if taken is None or taken.due > self._clock.now() or not self.knows(taken):
                 return
-            creating = taken.state is AttemptState.CREATING
-            unsure = self._attempts.move(taken, AttemptState.AMBIGUOUS) if creating else taken
+            lost = taken.state is AttemptState.CREATING
+            unsure = self._attempts.move(taken, AttemptState.AMBIGUOUS) if lost else taken
             sends = self._attempts.sends(unsure.id)
             if self._may_repeat(unsure, sends[-1]):
                 self._create(unsure, sends[-1], again=True)
@@ -233,37 +237,41 @@ class BatchMachine:
             with suppress(ProviderError):  # the single looks say what is wrong
                 listing = provider.list(min(attempt.submitted_at or attempt.created_at for attempt in due))
                 listed = {batch.id: batch for batch in listing.batches}
-        looks = (self._look(provider, attempt, listed) for attempt in due if self._clock.monotonic() < until)
-        return [seen for seen in looks if seen is not None]
+        seen: list[Attempt] = []
+        for start in range(0, len(due), _LOOKS_AT_ONCE):
+            part = due[start : start + _LOOKS_AT_ONCE]
+            names = self._attempts.batches_of([attempt.id for attempt in part])
+            looks = [
+                (attempt, self._look(provider, attempt, [listed.get(name) or name for name in names[attempt.id]]))
+                for attempt in part
+                if attempt.id in names and self._clock.monotonic() < until
+            ]
+            seen += self._attempts.note_each(looks)
+        return seen
 
-    def _look(self, provider: BatchProvider, attempt: Attempt, listed: Mapping[str, Batch]) -> Attempt | None:
+    def _look(self, provider: BatchProvider, attempt: Attempt, found: Sequence[Batch | str]) -> dict[str, object]:
+        """What is to be noted of an attempt, whose batches are listed or known by name only, the survivor first."""
         first, longest = provider.profile.poll_seconds
         due = self._clock.now() + min(first * 1.5 ** min(attempt.waits + 1, 20), longest)
+        looked: dict[str, object] = {"due": due, "waits": attempt.waits + 1}
         try:
-            batches = [listed.get(name) or provider.check(name) for name in self._batch_ids(attempt)]
-        except StaleFenceError:
-            return None
+            batches = [provider.check(batch) if isinstance(batch, str) else batch for batch in found]
         except ProviderError as error:
             # Also a 404: right after a create it means patience. Only long after its end nobody expects it any more.
             overdue = self._clock.now() > window_end(attempt, window_seconds(provider.profile.windows)) + _GONE_SECONDS
             ended = {"ended_at": self._clock.now()} if overdue and error.status in _GONE else {}
-            return self._noted(attempt, due=due, waits=attempt.waits + 1, message=error.message, **ended)
+            return {**looked, "message": error.message, **ended}
         self._cancel_extras(provider, [*batches[1:], *unwanted(self.ledger, attempt, batches[:1])])
-        ended = self._clock.now() if all(batch.phase.ended for batch in batches) else None
-        progress = {**batches[0].progress, "ended_at": ended, "message": None}
-        return self._noted(attempt, due=due if ended is None else ended, waits=attempt.waits + 1, **progress)
+        looked |= {**batches[0].progress, "ended_at": None, "message": None}
+        if all(batch.phase.ended for batch in batches):
+            looked |= {"due": self._clock.now(), "ended_at": self._clock.now()}
+        return looked
 
     def _batch_ids(self, attempt: Attempt) -> list[str]:
         """The survivor first; none only if another worker saw them rejected and took the submission back."""
         if names := [link.batch_id for link in self._attempts.links(attempt.id)]:
             return names
         raise StaleFenceError(f"Attempt {attempt.id} is not submitted any more.")
-
-    def _noted(self, attempt: Attempt, **values: object) -> Attempt | None:
-        try:
-            return self._attempts.note(attempt, **values)
-        except StaleFenceError:
-            return None
 
     # ---- submitted → answered -------------------------------------------------------------------------------------
 
@@ -388,7 +396,8 @@ class BatchMachine:
         """Free the lease if it is still ours, except in the middle of a create: only time tells about that one."""
         now = self._attempts.get(taken.id)
         if now.fence == taken.fence and now.lease_until and now.state is not AttemptState.CREATING:
-            self._noted(now, lease_until=0.0, owner=None)
+            with suppress(StaleFenceError):
+                self._attempts.release(now)
 
 
 def _backed_off(first: float, waits: int, longest: float) -> float:

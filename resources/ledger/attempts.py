@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -119,6 +120,16 @@ class Attempts:
         """Write fields without a transition."""
         with self._db.write() as c:
             return _fenced(c, attempt, values)
+
+    @persistent
+    def note_each(self, notes: Sequence[tuple[Attempt, Mapping[str, Any]]]) -> list[Attempt]:
+        """`note` for many in one transaction; those that another worker has moved meanwhile are left out."""
+        noted: list[Attempt] = []
+        with self._db.write() as c:
+            for attempt, values in notes:
+                with suppress(StaleFenceError):
+                    noted.append(_fenced(c, attempt, values))
+        return noted
 
     @persistent
     def move(self, attempt: Attempt, to: AttemptState, **values: Any) -> Attempt:
@@ -260,6 +271,18 @@ class Attempts:
         query = query.order_by(table.c.extra, table.c.linked_at)
         with self._db.read() as c:
             return [Link(**row) for row in c.execute(query).mappings()]
+
+    @persistent
+    def batches_of(self, attempts: Sequence[AttemptId]) -> dict[AttemptId, list[str]]:
+        """The batches of submitted attempts, as `links` has them; one that another worker took back has none."""
+        table = schema.link
+        query = select(table.c.attempt, table.c.batch_id).join(_T, _T.c.id == table.c.attempt)
+        query = query.where(_T.c.id.in_(attempts), _T.c.batch_id.is_not(None), table.c.linked_at >= _T.c.submitted_at)
+        found: dict[AttemptId, list[str]] = {}
+        with self._db.read() as c:
+            for attempt, name in c.execute(query.order_by(table.c.extra, table.c.linked_at)):
+                found.setdefault(attempt, []).append(name)
+        return found
 
     @persistent
     def answers(self, attempts: Sequence[AttemptId]) -> list[AnswersFile]:

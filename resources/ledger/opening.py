@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from alembic import command
 from alembic.config import Config
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from sqlalchemy import Connection, func, inspect, select, text
 
 from ..duck import make_durable
@@ -15,6 +15,9 @@ from ..errors import StorageError
 from . import schema
 from .high_water import note_sends, noted_sends, older, sends_in
 from .sqlite import SqliteStore
+
+LOCK_SECONDS = 45.0
+"""How long another process may open or migrate the ledger; a tick of the sensor has longer, so it can say so."""
 
 if TYPE_CHECKING:
     from .connect import Database
@@ -48,9 +51,16 @@ def opened(database: Database) -> str:
     """The id of the ledger, which is made and migrated if need be."""
     answers = database.home / "answers"
     answers.mkdir(parents=True, exist_ok=True)
-    with FileLock(database.home / "ledger.lock"):
-        _migrate(database)
-        return _bind(database, answers / "LEDGER")
+    lock = database.home / "ledger.lock"
+    try:
+        with FileLock(lock, timeout=LOCK_SECONDS):
+            _migrate(database)
+            return _bind(database, answers / "LEDGER")
+    except Timeout as error:
+        raise StorageError(
+            f"Another process has been opening the ledger for {LOCK_SECONDS:g} s and holds {lock}. Is it stopped? "
+            "Wake or end it and run again; nothing was asked."
+        ) from error
 
 
 def _migrate(database: Database) -> None:

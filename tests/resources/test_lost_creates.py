@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 from dagster_batch_llm.resources.errors import ProviderError
-from dagster_batch_llm.resources.ledger import Attempt, AttemptState, PlanState
+from dagster_batch_llm.resources.ledger import Attempt, AttemptId, AttemptState, PlanState
 from dagster_batch_llm.resources.ledger.attempts import LEASE_SECONDS
 from dagster_batch_llm.resources.providers.profile import OPENAI, Profile, Recovery
+from dagster_batch_llm.resources.sending import SEND_SECONDS
 
 from .effects import Died, Effects
 from .fake_openai import answers, changed, reply_lost, request_lost
@@ -117,6 +118,23 @@ def test_a_clock_that_is_off_by_hours_hides_no_candidate(silent: World) -> None:
     assert silent.server.creates() == 1
 
 
+def test_a_strangers_batch_whose_results_are_deleted_is_not_waited_for_without_end(silent: World) -> None:
+    attempt = silent.ask()
+    silent.server.on(CREATE, request_lost)
+    silent.machine().send(attempt.id)
+    silent.server.batches["theirs"] = {
+        "id": "theirs",
+        "status": "completed",
+        "created_at": int(silent.clock.now()),
+        "request_counts": {"total": len(PROMPTS), "completed": len(PROMPTS), "failed": 0},
+        "_key": None,
+    }
+    began = silent.clock.now()
+    silent.finish(attempt, within=30 * 3600.0, step=600.0)
+    silent.paid_once()
+    assert silent.clock.now() - began > 24 * 3600.0
+
+
 # ---- repeated under its token ----
 
 
@@ -147,6 +165,26 @@ def test_a_token_that_may_be_forgotten_is_looked_for_in_the_listing(idempotent: 
     attempt = sent(idempotent)
     idempotent.server.remembers = False
     idempotent.clock.sleep(IDEMPOTENT.remembers + 60.0)
+    idempotent.finish(attempt)
+    idempotent.paid_once()
+    assert idempotent.server.creates() == 1
+
+
+def test_a_worker_that_slept_before_it_repeats_a_create_lets_it_be(idempotent: World) -> None:
+    attempt = sent(idempotent)
+    machine = idempotent.machine()
+    upkeep = machine.ledger.upkeep
+    is_wanted = upkeep.is_wanted
+
+    def slow(asked: AttemptId) -> bool:
+        idempotent.clock.sleep(IDEMPOTENT.remembers + SEND_SECONDS + 1.0)
+        idempotent.server.remembers = False
+        return is_wanted(asked)
+
+    upkeep.is_wanted = slow  # pyright: ignore[reportAttributeAccessIssue]
+    idempotent.clock.sleep(2.0)
+    machine.reconcile(attempt.id)
+    assert idempotent.state(attempt) is AttemptState.AMBIGUOUS
     idempotent.finish(attempt)
     idempotent.paid_once()
     assert idempotent.server.creates() == 1

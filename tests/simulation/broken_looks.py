@@ -66,7 +66,7 @@ def _answers_first(seams: Seams) -> list[Patch]:
     return [(Looks, "snapshot", split)]
 
 
-def _as_before(spec: RequestSpec, factor: int) -> RequestSpec:
+def _as_before(spec: RequestSpec, _: int) -> RequestSpec:
     return spec
 
 

@@ -187,7 +187,7 @@ def _rejected_is_found(seams: Seams) -> list[Patch]:
 def _missing_is_gone(seams: Seams) -> list[Patch]:
     look = BatchMachine._look  # pyright: ignore[reportPrivateUsage]
 
-    def hasty(self: Any, provider: Any, attempt: Attempt, listed: Any) -> Attempt | None:
+    def hasty(self: Any, provider: Any, attempt: Attempt, found: Any) -> dict[str, object]:
         try:
             for name in self._batch_ids(attempt):
                 provider.check(name)
@@ -195,10 +195,10 @@ def _missing_is_gone(seams: Seams) -> list[Patch]:
             with self._taken(attempt.id, AttemptState.SUBMITTED) as taken:
                 if taken is not None:
                     self._attempts.move(taken, AttemptState.PLANNED, batch_id=None, lease_until=0.0, due=0.0)
-            return None
+            return {}
         except ProviderError:
             pass
-        return look(self, provider, attempt, listed)
+        return look(self, provider, attempt, found)
 
     return [(BatchMachine, "_look", hasty)]
 

@@ -116,8 +116,13 @@ class Provider:
             self._note("row unknown")
             strange = f"feedbeef{dice.getrandbits(64):016x}-1"
             # Where nothing but the first line tells whose a batch is, that one has to be right.
-            out.insert(int(self.setting.kind == "results"), _line(strange, 200, _body("re: stranger")))
-            out.append(_line("what is this", 200, _body("re: stranger")))
+            first = int(self.setting.kind == "results")
+            if len(out) >= first:
+                out.insert(first, _line(strange, 200, _body("re: stranger")))
+                out.append(_line("what is this", 200, _body("re: stranger")))
+        if self.setting.kind == "results" and verdict == "completed" and not (out or err):
+            # One that has ended well and says nothing at all is a candidate for a day, which is beyond the horizon.
+            err.append(_line(job.lines[0][0], 500, {"error": {"code": "server_error", "message": "sorry"}}))
         job.completed, job.failed = len(out), 0 if job.lies else len(err)
         if dice.random() < 0.3 and verdict == "completed" and out:
             out, err = out + err, []

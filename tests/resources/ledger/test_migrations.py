@@ -21,9 +21,11 @@ from dagster_batch_llm.resources.ledger import (
     PlanId,
     default_home,
     migrations,
+    opening,
     schema,
     sqlite,
 )
+from filelock import FileLock
 from sqlalchemy import Connection, create_engine
 
 from ..effects import Died, Effects
@@ -219,6 +221,15 @@ def test_a_ledger_that_breaks_while_it_is_open_says_so(known: Path) -> None:
         ledger.attempts.find()
     with pytest.raises(StorageError, match=r"ledger\.sqlite3"):
         ledger.attempts.incident("kind", "subject", "message")
+
+
+def test_a_process_that_stands_still_while_it_opens_the_ledger_is_not_waited_for_without_end(
+    known: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "LOCK_SECONDS", 0.05)
+    with FileLock(known / "ledger.lock"), pytest.raises(StorageError, match="Is it stopped"):
+        Ledger(known)
+    assert Ledger(known).id
 
 
 def test_a_ledger_that_is_locked_for_long_says_so(known: Path, monkeypatch: pytest.MonkeyPatch) -> None:
