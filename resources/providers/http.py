@@ -42,7 +42,8 @@ class HttpClient:
     """Requests to one origin. The key goes nowhere else: redirects are not followed.
 
     Reads, uploads and deletes are repeated on 429, 5xx and broken connections, waiting as long as the server
-    asks; `post_once` is never repeated. `when_away` is called before a request is repeated that reached nobody.
+    asks; `post_once` is never repeated. Before one is repeated that
+    reached nobody, `when_away` may bring the server back, and says at which address it is now.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class HttpClient:
         clock: Clock | None = None,
         transport: httpx.BaseTransport | None = None,
         attempts: int = 5,
-        when_away: Callable[[], object] | None = None,
+        when_away: Callable[[], str | None] | None = None,
     ) -> None:
         host = _host(base_url)
         if host is None:
@@ -228,8 +229,10 @@ class HttpClient:
         try:
             return call()
         except UnreachableError:
-            if self._when_away is not None:
-                self._when_away()
+            address = self._when_away() if self._when_away is not None else None
+            if address is not None:
+                self._origin = address.rstrip("/")
+                self._client.base_url = self._origin
             raise
 
 

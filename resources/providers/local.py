@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -87,10 +86,12 @@ class LocalBatch(BatchResource):
         )
         server = start()
 
-        def start_again() -> None:
+        def start_again() -> str | None:
             # A run that waits by itself has nobody else who would start a server that was killed.
-            with suppress(StorageError):  # then it stays away, and the request's own error says so
-                start()
+            try:
+                return start().base_url
+            except StorageError:
+                return None  # it stays away, and the request's own error says so
 
         # The port changes when the server restarts; its folder is what stays.
         account = f"local:{home.absolute()}"

@@ -51,7 +51,7 @@ class BatchResource(dg.ConfigurableResource[BatchProvider], ABC):
         api_key: str,
         window: str | None = None,
         account: str | None = None,
-        when_away: Callable[[], object] | None = None,
+        when_away: Callable[[], str | None] | None = None,
     ) -> BatchProvider:
         """A client for one address, whose batches belong to that address unless `account` says otherwise."""
         http = HttpClient(name=profile.name, base_url=base_url, api_key=api_key, when_away=when_away)

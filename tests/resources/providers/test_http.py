@@ -446,16 +446,14 @@ def test_a_slow_reply_says_too_little_about_the_clock() -> None:
 
 
 @pytest.mark.parametrize("call", PATIENT)
-def test_a_server_of_ours_is_started_again_before_a_request_is_repeated(folder: Path, call: str) -> None:
+def test_a_server_of_ours_is_started_again_and_followed_to_its_new_address(folder: Path, call: str) -> None:
     script = Script(httpx.ConnectError("refused"), yes)
-    started: list[int] = []
-    CALLS[call](client(script, when_away=lambda: started.append(len(script.asked))), folder)
-    assert started == [1]
-    assert len(script.asked) == 2
+    CALLS[call](client(script, when_away=lambda: "https://host.test:81/v1"), folder)
+    assert [request.url.port for request in script.asked] == [None, 81]
 
 
 def test_a_create_that_reached_nobody_is_not_repeated_for_it(folder: Path) -> None:
     script = Script(httpx.ConnectError("refused"), yes)
     with pytest.raises(UnreachableError):
-        CALLS["post"](client(script, when_away=nothing), folder)
+        CALLS["post"](client(script, when_away=lambda: "https://host.test:81/v1"), folder)
     assert len(script.asked) == 1
