@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
-from .errors import ProviderError
+from .errors import ProviderError, RefusedError
 from .ledger import Attempt, Ledger, Send
 from .providers.openai_shape import TOKEN_KEY
 from .providers.profile import Profile, Recovery
@@ -47,15 +47,25 @@ def sighting(provider: BatchProvider, listing: Listing, sends: Sequence[Send], s
     undecided = False
     patience = sends[-1].send_deadline + provider.profile.settle + _FILES_SECONDS
     for batch in _candidates(provider.profile, listing, listed, sends):
-        lacks_files = batch.lacks_files or (batch.phase is Phase.COMPLETED and not batch.result_files)
-        if not batch.phase.ended or (lacks_files and listing.started_at < patience):
-            undecided = True
-            continue
-        # One that ended without a row proves nothing, but it hardly cost anything either.
-        token = (provider.first_custom_id(batch) or "").rpartition("-")[0]
+        token = _token_in_results(provider, batch) if batch.phase.ended else None
         if token in by_token:
             found.append((batch, by_token[token]))
+        elif token is None and (not batch.phase.ended or listing.started_at < patience):
+            undecided = True
     return Sighting(_best_first(found), undecided)
+
+
+def _token_in_results(provider: BatchProvider, batch: Batch) -> str | None:
+    """The token in an ended batch's first result line; empty if it has no line, None if that can't be told (yet)."""
+    if batch.lacks_files or (batch.phase is Phase.COMPLETED and not batch.result_files):
+        return None
+    try:
+        # One that ended without a row proves nothing, but it hardly cost anything either.
+        return (provider.first_custom_id(batch) or "").rpartition("-")[0]
+    except RefusedError as error:
+        if error.status in {404, 410}:
+            return None
+        raise
 
 
 def strangers(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> set[str]:

@@ -42,8 +42,8 @@ class HttpClient:
     """Requests to one origin. The key goes nowhere else: redirects are not followed.
 
     Reads, uploads and deletes are repeated on 429, 5xx and broken connections, waiting as long as the server
-    asks; `post_once` is never repeated. Before one is repeated that
-    reached nobody, `when_away` may bring the server back, and says at which address it is now.
+    asks; `post_once` is never repeated. Before one is repeated that reached nobody, `when_away` may bring the server
+    back, and says at which address it is now.
     """
 
     def __init__(

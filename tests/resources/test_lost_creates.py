@@ -118,7 +118,10 @@ def test_a_clock_that_is_off_by_hours_hides_no_candidate(silent: World) -> None:
     assert silent.server.creates() == 1
 
 
-def test_a_strangers_batch_whose_results_are_deleted_is_not_waited_for_without_end(silent: World) -> None:
+@pytest.mark.parametrize("named", [{}, {"output_file_id": "file-gone"}], ids=["unnamed", "gone"])
+def test_a_strangers_batch_whose_results_are_deleted_is_not_waited_for_without_end(
+    silent: World, named: dict[str, str]
+) -> None:
     attempt = silent.ask()
     silent.server.on(CREATE, request_lost)
     silent.machine().send(attempt.id)
@@ -128,6 +131,7 @@ def test_a_strangers_batch_whose_results_are_deleted_is_not_waited_for_without_e
         "created_at": int(silent.clock.now()),
         "request_counts": {"total": len(PROMPTS), "completed": len(PROMPTS), "failed": 0},
         "_key": None,
+        **named,
     }
     began = silent.clock.now()
     silent.finish(attempt, within=30 * 3600.0, step=600.0)
