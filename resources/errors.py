@@ -75,6 +75,11 @@ class ProviderError(BatchLLMError):
         self.code = code
         self.retry_after = retry_after
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether what was asked for isn't there: now, or for good."""
+        return self.status in {404, 410}
+
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the keyword arguments when an executor pickles the error."""
         fields = {"status": self.status, "code": self.code, "retry_after": self.retry_after}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import duckdb
 
 from .answers import parse_attempt, readable
-from .errors import StaleFenceError
+from .errors import ProviderError, StaleFenceError
 from .file_names import digest
 from .home import Home
 from .ledger import Attempt, AttemptState, Incident, Ledger, Link, Send
@@ -100,8 +100,14 @@ class LateArrivals:
 
     def _collect(self) -> None:
         """Keep what ended late arrivals of closed attempts answered."""
+        failed: list[ProviderError] = []
         for link in self._attempts.late(self._provider.account):
-            self._keep(link)
+            try:
+                self._keep(link)
+            except ProviderError as error:  # one that can't be had now doesn't keep the others from being had
+                failed.append(error)
+        if failed:
+            raise failed[0]
 
     def _keep(self, link: Link) -> None:
         attempt, home = self._attempts.get(link.attempt), Home(self._ledger.home)

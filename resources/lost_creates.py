@@ -62,10 +62,8 @@ def _token_in_results(provider: BatchProvider, batch: Batch) -> str | None:
     try:
         # One that ended without a row proves nothing, but it hardly cost anything either.
         return (provider.first_custom_id(batch) or "").rpartition("-")[0]
-    except RefusedError as error:
-        if error.status in {404, 410}:
-            return None
-        raise
+    except RefusedError:  # gone, of another project, or no line at all: it may be a stranger's
+        return None
 
 
 def strangers(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> set[str]:

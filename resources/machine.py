@@ -15,9 +15,8 @@ from .answers import Parsed
 from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
 from .ledger import Attempt, AttemptId, AttemptState, Ledger, Link, Send
+from .looking import as_they_are, is_given_up, look_at
 from .lost_creates import is_anothers, last_chance, ours, sighting, stop, strangers
-from .operations.ending import unwanted
-from .operations.waits import window_end, window_seconds
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
 from .result_files import ResultFiles, outcome_of_absent
@@ -28,9 +27,8 @@ CREATE_SECONDS = 120.0
 _RECONCILE_SECONDS = 15.0
 _FILES_LATE_SECONDS = 60.0
 _LONGEST_WAIT = 3600.0
+_SHORT = "Fewer results"
 _LOOKS_AT_ONCE = 100
-_GONE, _GONE_SECONDS = (404, 410), 24 * 3600.0
-"""Results that are nowhere to be found for so long aren't expected any more."""
 
 
 class BatchMachine:
@@ -103,7 +101,7 @@ class BatchMachine:
         endpoint = provider.profile.endpoints[self.ledger.looks.spec(attempt.task).operation]
         try:
             batch = provider.create(send.file_id, endpoint, send.token, still_allowed)
-            if is_anothers(batch, send):
+            if is_anothers(batch, send) or self._attempts.is_linked(attempt.account, batch.id):
                 raise AmbiguousError(f"The reply to the create names batch {batch.id}, which is another send's.")
         except TooLateError:
             self._attempts.move(attempt, AttemptState.AMBIGUOUS if again else AttemptState.PLANNED, lease_until=0.0)
@@ -174,7 +172,8 @@ class BatchMachine:
         """Whether the provider takes the same create for the same batch; what nobody wants isn't sent once more."""
         profile = self._providers[attempt.llm].profile
         remembered = profile.recovery is Recovery.IDEMPOTENT and self._clock.now() <= send.t0 + profile.remembers
-        return remembered and self.ledger.upkeep.is_wanted(attempt.id)
+        mixed_up = self._attempts.links(attempt.id, rejected=True)
+        return remembered and not mixed_up and self.ledger.upkeep.is_wanted(attempt.id)
 
     def _choose(self, attempt: Attempt, found: list[tuple[Batch, Send]]) -> None:
         for batch, _ in found[1:]:
@@ -243,22 +242,7 @@ class BatchMachine:
         return seen
 
     def _look(self, provider: BatchProvider, attempt: Attempt, found: Sequence[Batch | str]) -> dict[str, object]:
-        """What is to be noted of an attempt, whose batches are listed or known by name only, the survivor first."""
-        first, longest = provider.profile.poll_seconds
-        due = self._clock.now() + min(first * 1.5 ** min(attempt.waits + 1, 20), longest)
-        looked: dict[str, object] = {"due": due, "waits": attempt.waits + 1}
-        try:
-            batches = [provider.check(batch) if isinstance(batch, str) else batch for batch in found]
-        except ProviderError as error:
-            # Also a 404: right after a create it means patience. Only long after its end nobody expects it any more.
-            overdue = self._clock.now() > window_end(attempt, window_seconds(provider.profile.windows)) + _GONE_SECONDS
-            ended = {"ended_at": self._clock.now()} if overdue and error.status in _GONE else {}
-            return {**looked, "message": error.message, **ended}
-        stop(provider, [*batches[1:], *unwanted(self.ledger, attempt, batches[:1])])
-        looked |= {**batches[0].progress, "ended_at": None, "message": None}
-        if all(batch.phase.ended for batch in batches):
-            looked |= {"due": self._clock.now(), "ended_at": self._clock.now()}
-        return looked
+        return look_at(self.ledger, provider, attempt, found)
 
     def _batch_ids(self, attempt: Attempt) -> list[str]:
         """The survivor first; none only if another worker saw them rejected and took the submission back."""
@@ -280,23 +264,27 @@ class BatchMachine:
                 return
             provider = self._providers[taken.llm]
             try:
-                batches = [provider.check(name) for name in self._batch_ids(taken)]
+                batches, gone = as_they_are(provider, self._batch_ids(taken))
+                if not all(batch.phase.ended for batch in batches):
+                    self._attempts.release(taken, ended_at=None, due=now)
+                    return
                 if now - taken.ended_at < _FILES_LATE_SECONDS and any(batch.lacks_files for batch in batches):
                     self._attempts.release(taken, due=now + 5.0)
                     return
-                paths = ResultFiles(self.ledger, taken).fetch(provider, batches)
+                paths, gone_too = ResultFiles(self.ledger, taken).fetch(provider, batches)
             except ProviderError as error:
-                if error.status in _GONE and now > taken.ended_at + _GONE_SECONDS:
-                    self._give_up(taken, error)
-                    return
                 self._postpone(taken, error)
                 if isinstance(error, RefusedError):
                     return  # a look was refused, not the batch; that one is paid, and patience costs nothing
                 raise
-            if batches[0].phase is Phase.FAILED and not paths:
-                self._rejected(taken, batches[0])
+            gone = gone or gone_too
+            known = self._attempts.note(taken, gone_since=(taken.gone_since or now) if gone else None)
+            if gone is not None:
+                self._without(known, paths, gone)
+            elif batches[0].phase is Phase.FAILED and not paths:
+                self._rejected(known, batches[0])
             else:
-                self._keep(taken, batches, paths)
+                self._keep(known, batches, paths)
 
     def _rejected(self, attempt: Attempt, batch: Batch) -> None:
         profile = self._providers[attempt.llm].profile
@@ -315,10 +303,12 @@ class BatchMachine:
         files = ResultFiles(self.ledger, attempt)
         parsed = files.read(paths, outcome_of_absent(batches))
         counted = sum(batch.completed + batch.failed for batch in batches)
-        if parsed.lines < counted and self._clock.now() < (attempt.ended_at or 0.0) + _FILES_LATE_SECONDS:
+        early = self._clock.now() < (attempt.ended_at or 0.0) + _FILES_LATE_SECONDS
+        if parsed.lines < counted and (early or not (attempt.message or "").startswith(_SHORT)):
             # A file that was cut at the end of a line looks whole, and the rows beyond would be asked and paid again.
             files.remove(parsed, paths)
-            self._attempts.release(attempt, due=self._clock.now() + 15.0)
+            said = f"{_SHORT}: {parsed.lines} of {counted} that the provider counts. They are fetched once more."
+            self._attempts.release(attempt, due=self._clock.now() + 15.0, message=said)
         elif parsed.unknown == parsed.lines > 0 and self._is_foreign(attempt, batches):
             files.remove(parsed, paths)
             self._disown(attempt, batches[0])
@@ -350,17 +340,20 @@ class BatchMachine:
         nothing = {"batch_id": None, "phase": None, "ended_at": None}
         self._attempts.move(attempt, AttemptState.AMBIGUOUS, lease_until=0.0, due=self._clock.now(), **nothing)
 
-    def _give_up(self, attempt: Attempt, error: ProviderError) -> None:
-        """Results that nobody can fetch any more: what was fetched before is kept, the rest asked on demand only."""
+    def _without(self, attempt: Attempt, paths: Sequence[Path], gone: ProviderError) -> None:
+        """Some results aren't to be found: after a day, what there is is kept, and the rest asked on demand only."""
+        if not is_given_up(attempt, self._clock.now()):
+            self._postpone(attempt, gone)
+            return
         attempt = self._attempts.renew(attempt)
         files = ResultFiles(self.ledger, attempt)
         self._attempts.incident(
             "results gone",
             attempt.batch_id or attempt.id,
-            f"Results of batch {attempt.batch_id} are gone at the provider ({error.message}). Its rows that were not "
+            f"Results of batch {attempt.batch_id} are gone at the provider ({gone.message}). Its rows that were not "
             "fetched before have no answer and are not asked again by themselves.",
         )
-        self._close(attempt, files, files.read(files.paths, "gone"))
+        self._close(attempt, files, files.read(paths, "gone"))
 
     # ---- any state ---------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import duckdb
 
 from .answers import Absent, Parsed, parse_attempt, readable
+from .errors import ProviderError
 from .home import Home
 from .ledger import Attempt, Ledger
 from .providers.protocol import Batch, BatchProvider, Phase
@@ -27,15 +28,21 @@ class ResultFiles:
         self._home = Home(ledger.home)
         self.folder = self._home.all_results(attempt.id)
 
-    @property
-    def paths(self) -> list[Path]:
-        """Files that have been fetched, all of them whole."""
-        return sorted(self.folder.glob("[0-9]*/*.jsonl"))
-
-    def fetch(self, provider: BatchProvider, batches: Sequence[Batch]) -> list[Path]:
-        """Download what isn't there yet; see `BatchProvider.fetch`."""
-        folders = [self._home.results(self._attempt.id, number) for number in range(len(batches))]
-        return [path for batch, folder in zip(batches, folders, strict=True) for path in provider.fetch(batch, folder)]
+    def fetch(self, provider: BatchProvider, batches: Sequence[Batch]) -> tuple[list[Path], ProviderError | None]:
+        """Download what isn't there yet; also gives the error about one that isn't to be found, if there is one."""
+        names = [link.batch_id for link in self._ledger.attempts.links(self._attempt.id)]
+        paths: list[Path] = []
+        gone: ProviderError | None = None
+        for batch in batches:
+            folder = self._home.results(self._attempt.id, names.index(batch.id))
+            try:
+                paths += provider.fetch(batch, folder)
+            except ProviderError as error:
+                if not error.is_gone:
+                    raise
+                gone = error
+                paths += sorted(folder.glob("*.jsonl"))
+        return paths, gone
 
     def read(self, paths: Sequence[Path], absent: Absent) -> Parsed:
         """Write a new answers file; it counts only when the ledger names it.

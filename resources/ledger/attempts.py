@@ -59,6 +59,7 @@ class Attempt:
     message: str | None = None
     unwanted_at: float | None = None
     limit_factor: int = 1
+    gone_since: float | None = None
 
 
 class Attempts:
@@ -200,6 +201,14 @@ class Attempts:
         )
         with self._db.read() as c:
             return set(c.execute(query).scalars())
+
+    @persistent
+    def is_linked(self, account: str, batch_id: str) -> bool:
+        """Whether a batch is known to be ours already."""
+        link = schema.link.c
+        with self._db.read() as c:
+            found = c.execute(select(link.batch_id).where(link.account == account, link.batch_id == batch_id))
+            return found.first() is not None
 
     @persistent
     def linked(self, account: str) -> set[str]:

@@ -118,6 +118,7 @@ attempt = Table(
     Column("closed_at", Float),
     Column("message", Text),
     Column("unwanted_at", Float, comment="since when its batch is to be cancelled, unless an open plan waits for it"),
+    Column("gone_since", Float, comment="when a batch or result file was first not found"),
     Column("limit_factor", Integer, nullable=False, server_default="1", comment="times the task's output limit"),
 )
 Index("attempt_by_task", attempt.c.task, attempt.c.state)

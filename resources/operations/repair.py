@@ -132,9 +132,10 @@ def _put_back(
 
     A late arrival's has the name by which it is known to be kept, so that one is put in the place of the lost one.
     """
-    if not results or not ledger.attempts.sends(attempt.id):
-        return False
     wanted = {outcome: count for outcome, count in file.outcomes.items() if count}
+    nothing_came = len(wanted) == 1 and wanted.keys() <= set(_ABSENT)
+    if not (results or nothing_came) or not ledger.attempts.sends(attempt.id):
+        return False
     for absent in (None,) if late else _ABSENT:
         name = f"{attempt.task}/{attempt.id}-{ledger.clock.token()}.parquet"
         try:

@@ -20,7 +20,7 @@ from ..clock import Clock, SystemClock
 from ..duck import make_durable
 from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, StorageError, UnreachableError, UserError
 
-_REFUSALS = {400, 401, 402, 403, 404, 405, 413, 422}
+_REFUSALS = {400, 401, 402, 403, 404, 405, 410, 413, 422}
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _MAX_RETRY_AFTER = 120.0
 _LONGEST_LINE = 64 * 1024 * 1024

@@ -119,6 +119,8 @@ class OpenAIShape:
             try:
                 self._http.download(_content(file_id), path)
             except RefusedError as error:
+                if not error.is_gone:
+                    raise
                 gone = error
                 continue
             if not _ends_whole(path):
@@ -205,12 +207,10 @@ def _content(file_id: str) -> str:
 
 def _custom_id(line: bytes, batch: Batch) -> str:
     try:
-        found: object = _object(json.loads(line)).get("custom_id")
+        found: object = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise AmbiguousError(
-            f"The first result line of batch {batch.id} can't be read; it is looked at again."
-        ) from error
-    return str(found)
+        raise RefusedError(f"The first result line of batch {batch.id} can't be read.") from error
+    return str(_mapping(found).get("custom_id"))
 
 
 def _part(name: str) -> str:

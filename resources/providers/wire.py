@@ -16,6 +16,8 @@ _HERE = "the prompt goes here"
 _FINAL = (400, 413, 422)
 """HTTP statuses of a row that say that the request itself is wrong: asking it again can't change that."""
 
+_EMPTY_ERROR = r"""\s*(null|""|false|\[\s*\]|\{\s*("\w+"\s*:\s*(null|"")\s*,?\s*)*\})\s*"""
+
 _OUTCOME = f"""CASE
     WHEN code IN ('batch_expired', 'batch_cancelled') THEN 'expired'
     WHEN status IN {_FINAL} THEN 'refused'
@@ -125,7 +127,7 @@ def result_sql(spec: RequestSpec) -> str:
                 {vector} AS vector,
                 coalesce(error->>'$.code', error->>'$.type') AS code,
                 coalesce(error->>'$.message', error->>'$') AS words,
-                body->>'$.choices[0].message.refusal' AS refusal,
+                nullif(body->>'$.choices[0].message.refusal', '') AS refusal,
                 body->>'$.choices[0].finish_reason' AS finish,
                 {_tokens_sql("body->>'$.usage.prompt_tokens'", "body->>'$.usage.input_tokens'")} AS input_tokens,
                 {_tokens_sql("body->>'$.usage.prompt_tokens_details.cached_tokens'")} AS cached_tokens,
@@ -160,8 +162,9 @@ def _cut_off(spec: RequestSpec) -> str:
 
 
 def _error_sql(error: str) -> str:
-    """SQL for an error; some servers send an empty one with every answer."""
-    return f"CASE WHEN ({error})::VARCHAR NOT IN ('null', '{{}}', '\"\"', 'false') THEN {error} END"
+    """SQL for an error; some servers send an empty one with every answer, or one whose fields are all empty."""
+    empty = literal(_EMPTY_ERROR)
+    return f"CASE WHEN NOT regexp_full_match(({error})::VARCHAR, {empty}) THEN {error} END"
 
 
 def _tokens_sql(*counts: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from dagster_batch_llm.resources import answers as answers_module
 from dagster_batch_llm.resources import machine as machine_module
+from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.ledger import Attempt
 from dagster_batch_llm.resources.ledger.attempts import Attempts
 from dagster_batch_llm.resources.providers import openai_shape as openai_module
@@ -80,7 +81,7 @@ def _any_token(seams: Seams) -> list[Patch]:
 def _partial_dropped(seams: Seams) -> list[Patch]:
     fetch = ResultFiles.fetch
 
-    def hasty(files: ResultFiles, provider: Any, batches: Sequence[Batch]) -> list[Path]:
+    def hasty(files: ResultFiles, provider: Any, batches: Sequence[Batch]) -> tuple[list[Path], ProviderError | None]:
         return fetch(files, provider, [b for b in batches if b.phase is Phase.COMPLETED])
 
     return [(ResultFiles, "fetch", hasty)]
@@ -89,8 +90,9 @@ def _partial_dropped(seams: Seams) -> list[Patch]:
 def _first_file(seams: Seams) -> list[Patch]:
     fetch = ResultFiles.fetch
 
-    def last(*args: Any) -> list[Path]:
-        return fetch(*args)[-1:]
+    def last(*args: Any) -> tuple[list[Path], ProviderError | None]:
+        paths, gone = fetch(*args)
+        return paths[-1:], gone
 
     return [(ResultFiles, "fetch", last)]
 

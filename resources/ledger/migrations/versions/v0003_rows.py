@@ -19,6 +19,9 @@ def upgrade() -> None:
         ),
     )
     op.add_column(
+        "attempt", sa.Column("gone_since", sa.Float(), comment="when a batch or result file was first not found")
+    )
+    op.add_column(
         "answers",
         sa.Column(
             "unmetered", sa.Integer(), server_default="0", nullable=False, comment="answered, and no word about tokens"
