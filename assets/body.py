@@ -211,10 +211,10 @@ class _Convergence:
         while self._is_wanted():
             self._ledger.plans.hold(self._plan.id, self._run.run_id)
             self._advance()
-            if self._out() != out:  # only what has come back can leave something to ask or finish the table
+            if self._out() != out or not out:  # only what has come back can leave something to ask or finish the table
                 look(self._ledger, self._machine.provider(self._plan.llm), self._plan, self._run.run_id)
+                out = self._out()  # before anything else can come back, which wants a look of its own
                 self._advance()
-                out = self._out()
                 if unfinished(self._ledger, self._plan) == 0:
                     if self._is_wanted():
                         yield from self._write()

@@ -112,7 +112,8 @@ def _is_silent(instance: DagsterInstance, ledger: Ledger, run: dg.DagsterRun) ->
     Without run monitoring, Dagster never ends a run whose machine has lost its power. If the run lives after all, what
     it still makes may come after its descendants; nothing is paid twice.
     """
-    if run.status not in {dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED}:
+    status = dg.DagsterRunStatus
+    if run.status not in {status.STARTING, status.STARTED, status.CANCELING}:
         return False
     last = instance.get_records_for_run(run.run_id, limit=1, ascending=False).records
     silence = ledger.clock.now() - last[0].event_log_entry.timestamp if last else 0.0

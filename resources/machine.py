@@ -91,7 +91,7 @@ class BatchMachine:
         provider = self._providers[attempt.llm]
         until = send.send_deadline
         if again:  # who was stopped since it looked at the clock may come when the provider has forgotten the first
-            until = min(self._clock.now() + SEND_SECONDS, last_chance(provider.profile, send, SEND_SECONDS))
+            until = min(self._clock.now() + SEND_SECONDS, send.t0 + provider.profile.remembers)
         still_allowed = permission(self._clock, until)
         if again:
             attempt = self._attempts.move(attempt, AttemptState.CREATING)
@@ -160,6 +160,8 @@ class BatchMachine:
                 seen = sighting(provider, listing, sends, strangers(self.ledger, provider, unsure))
             except ProviderError as error:
                 self._postpone(unsure, error)
+                if isinstance(error, RefusedError):
+                    return  # a look was refused, not the create
                 raise
             if seen.found:
                 self._choose(unsure, seen.found)
@@ -264,14 +266,15 @@ class BatchMachine:
                 return
             provider = self._providers[taken.llm]
             try:
-                batches, gone = as_they_are(provider, self._batch_ids(taken))
+                names = self._batch_ids(taken)
+                batches, gone = as_they_are(provider, names)
                 if not all(batch.phase.ended for batch in batches):
                     self._attempts.release(taken, ended_at=None, due=now)
                     return
                 if now - taken.ended_at < _FILES_LATE_SECONDS and any(batch.lacks_files for batch in batches):
                     self._attempts.release(taken, due=now + 5.0)
                     return
-                paths, gone_too = ResultFiles(self.ledger, taken).fetch(provider, batches)
+                paths, gone_too = ResultFiles(self.ledger, taken).fetch(provider, batches, names)
             except ProviderError as error:
                 self._postpone(taken, error)
                 if isinstance(error, RefusedError):

@@ -28,9 +28,16 @@ class ResultFiles:
         self._home = Home(ledger.home)
         self.folder = self._home.all_results(attempt.id)
 
-    def fetch(self, provider: BatchProvider, batches: Sequence[Batch]) -> tuple[list[Path], ProviderError | None]:
-        """Download what isn't there yet; also gives the error about one that isn't to be found, if there is one."""
-        names = [link.batch_id for link in self._ledger.attempts.links(self._attempt.id)]
+    def fetch(
+        self, provider: BatchProvider, batches: Sequence[Batch], names: Sequence[str]
+    ) -> tuple[list[Path], ProviderError | None]:
+        """Download what isn't there yet; also gives the error about one that isn't to be found, if there is one.
+
+        Args:
+            provider: Who has them.
+            batches: Those that are to be found.
+            names: Of all batches of the attempt, the survivor first: their places name the folders.
+        """
         paths: list[Path] = []
         gone: ProviderError | None = None
         for batch in batches:

@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -13,11 +14,12 @@ import pyarrow as pa
 import pytest
 from dagster_batch_llm.assets import Labels, body, classify_asset, embed_asset, llm_table
 from dagster_batch_llm.resources.answers import MAX_TRIES, MAX_UNRUN
-from dagster_batch_llm.resources.errors import StorageError
+from dagster_batch_llm.resources.errors import BusyError, StorageError
 from dagster_batch_llm.resources.ledger import PlanState
+from dagster_batch_llm.resources.providers.protocol import Batch
 
 from .conftest import House, failure, rows_asset
-from .fake_provider import PROFILE, FakeBatch, answered, by_first_label, embedded, errored, expired
+from .fake_provider import PROFILE, FakeBatch, FakeProvider, answered, by_first_label, embedded, errored, expired
 
 LABELS = {"good": "says what is good", "bad": "says what is bad"}
 
@@ -194,6 +196,29 @@ def test_a_row_that_fails_once_is_mended_by_the_second_answer(house: House) -> N
     assert [rows for rows, _ in house.server.sizes] == [3, 2]
     # Five requests were sent for three questions, and none of them had been answered before.
     assert asked(metadata) == (5, 0)
+
+
+def test_what_comes_back_during_a_look_is_looked_at_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    house.server.profile = replace(PROFILE, max_rows=1)
+    times = Counter[str]()
+
+    def rule(prompt: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        times[prompt] += 1
+        return errored("x", "boom") if prompt == "b" and times[prompt] == 1 else by_first_label(prompt, body)
+
+    house.server.rule = rule
+    fetch, busy = FakeProvider.fetch, [True]
+
+    def once_busy(provider: FakeProvider, batch: Batch, folder: Path) -> list[Path]:
+        if busy and batch.id == f"batch-{house.server.prompts.index('b')}":
+            busy.pop()
+            raise BusyError("slow down", status=429, retry_after=0.0)
+        return fetch(provider, batch, folder)
+
+    monkeypatch.setattr(FakeProvider, "fetch", once_busy)
+    house.done(reviews("a", "b"), moods())
+    assert not busy
+    assert times == {"a": 1, "b": 2}
 
 
 def test_rows_asked_again_do_not_hide_the_reused_ones(house: House) -> None:

@@ -197,6 +197,24 @@ def test_a_worker_that_slept_before_it_repeats_a_create_lets_it_be(idempotent: W
     assert idempotent.server.creates() == 1
 
 
+def test_a_repeat_never_leaves_after_the_provider_may_have_forgotten(
+    idempotent: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = sent(idempotent)
+    machine = idempotent.machine()
+
+    def slow(asked: str) -> bool:
+        idempotent.clock.sleep(25.0)
+        idempotent.server.remembers = False
+        return True
+
+    monkeypatch.setattr(machine.ledger.upkeep, "is_wanted", slow)
+    idempotent.clock.sleep(590.0)
+    machine.reconcile(attempt.id)
+    idempotent.finish(attempt)
+    idempotent.paid_once()
+
+
 def test_what_nobody_wants_any_more_is_not_repeated(idempotent: World) -> None:
     attempt = idempotent.ask()
     idempotent.server.on(CREATE, request_lost)

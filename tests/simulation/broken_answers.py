@@ -81,8 +81,8 @@ def _any_token(seams: Seams) -> list[Patch]:
 def _partial_dropped(seams: Seams) -> list[Patch]:
     fetch = ResultFiles.fetch
 
-    def hasty(files: ResultFiles, provider: Any, batches: Sequence[Batch]) -> tuple[list[Path], ProviderError | None]:
-        return fetch(files, provider, [b for b in batches if b.phase is Phase.COMPLETED])
+    def hasty(files: ResultFiles, provider: Any, batches: Sequence[Batch], names: Sequence[str]) -> Any:
+        return fetch(files, provider, [b for b in batches if b.phase is Phase.COMPLETED], names)
 
     return [(ResultFiles, "fetch", hasty)]
 
