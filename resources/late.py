@@ -57,6 +57,8 @@ class LateArrivals:
     def arrived(self, batch: Batch, send: Send) -> bool:
         """Take in a batch that nobody waits for; False if another worker is at its attempt and will meet it."""
         attempt = self._attempts.get(send.attempt)
+        if self._attempts.is_linked(attempt.account, batch.id):
+            return False  # met before; if it was rejected unpaid since then, it isn't what is to be sent anew
         if attempt.state in {AttemptState.CREATING, AttemptState.AMBIGUOUS}:
             return False  # all sends of the attempt are being looked for
         link = Link(attempt.account, batch.id, attempt.id, send.token, extra=attempt.state is not AttemptState.PLANNED)

@@ -168,9 +168,9 @@ class Attempts:
         """→ submitted: the first link survives, the others are duplicates that are collected too."""
         now = self._db.clock.now()
         with self._db.write() as c:
-            for link in links:
-                row = {**_columns(link), "linked_at": now}
-                insert_new(c, schema.link, row)
+            new = [insert_new(c, schema.link, {**_columns(link), "linked_at": now}) for link in links]
+            if not new[0] and not was_cut_off(c):
+                raise StaleFenceError(f"Batch {links[0].batch_id} is known already; it isn't attempt {attempt.id}'s.")
             if incident is not None:
                 self._note(c, incident)
             fields_ = {"batch_id": links[0].batch_id, "submitted_at": now, "waits": 0, **values}

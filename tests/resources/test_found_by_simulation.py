@@ -68,3 +68,24 @@ def test_a_worker_that_slept_before_it_collected_a_rejected_batch_lets_it_go(wor
     world.server.problem = None
     world.finish(attempt)
     world.paid_once()
+
+
+def test_a_sender_that_wakes_up_after_its_batch_was_rejected_does_not_bring_it_back(world: World) -> None:
+    """Seed 1972, random, revoke: the attempt was submitted with a batch that was none of it any more, for ever."""
+    attempt = world.ask()
+    world.server.problem = {"code": "token_limit_exceeded", "message": "too many"}
+
+    def rejected() -> None:
+        other = world.machine("other")
+        other.reconcile(attempt.id)
+        world.clock.sleep(120.0)
+        other.poll("llm")
+        other.collect(attempt.id)
+        assert world.state(attempt) is AttemptState.PLANNED
+        world.server.problem = None
+
+    world.server.on("POST /v1/batches", meanwhile(world, rejected))
+    world.machine("sleeper").send(attempt.id)
+    assert world.state(attempt) is AttemptState.PLANNED
+    world.finish(attempt)
+    world.paid_once()
