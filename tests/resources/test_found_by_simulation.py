@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import httpx
-from dagster_batch_llm.resources.ledger import AttemptState
+import pytest
+from dagster_batch_llm.resources.ledger import Attempt, AttemptState
 from dagster_batch_llm.resources.ledger.attempts import LEASE_SECONDS
 
 from .fake_openai import Serve
@@ -70,12 +72,18 @@ def test_a_worker_that_slept_before_it_collected_a_rejected_batch_lets_it_go(wor
     world.paid_once()
 
 
-def test_a_sender_that_wakes_up_after_its_batch_was_rejected_does_not_bring_it_back(world: World) -> None:
+def test_a_sender_that_wakes_up_after_its_batch_was_rejected_does_not_bring_it_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Seed 1972, random, revoke: the attempt was submitted with a batch that was none of it any more, for ever."""
     attempt = world.ask()
     world.server.problem = {"code": "token_limit_exceeded", "message": "too many"}
 
-    def rejected() -> None:
+    machine = world.machine("sleeper")
+    adopt = machine._attempts.adopt  # pyright: ignore[reportPrivateUsage]
+
+    def slept(*args: Any, **values: Any) -> Attempt:
+        world.clock.sleep(LEASE_SECONDS + 1.0)
         other = world.machine("other")
         other.reconcile(attempt.id)
         world.clock.sleep(120.0)
@@ -83,9 +91,11 @@ def test_a_sender_that_wakes_up_after_its_batch_was_rejected_does_not_bring_it_b
         other.collect(attempt.id)
         assert world.state(attempt) is AttemptState.PLANNED
         world.server.problem = None
+        monkeypatch.undo()
+        return adopt(*args, **values)
 
-    world.server.on("POST /v1/batches", meanwhile(world, rejected))
-    world.machine("sleeper").send(attempt.id)
+    monkeypatch.setattr(machine._attempts, "adopt", slept)  # pyright: ignore[reportPrivateUsage]
+    machine.send(attempt.id)
     assert world.state(attempt) is AttemptState.PLANNED
     world.finish(attempt)
     world.paid_once()
