@@ -6,15 +6,13 @@ the first usable answer of a request wins, wherever it comes from.
 
 from __future__ import annotations
 
-import duckdb
-
-from .answers import parse_attempt, readable
 from .errors import ProviderError, StaleFenceError
 from .file_names import digest
 from .home import Home
 from .ledger import Attempt, AttemptState, Incident, Ledger, Link, Send
 from .lost_creates import ours, stop
 from .providers.protocol import Batch, BatchProvider
+from .result_files import ResultFiles
 
 HORIZON_SECONDS = 48 * 3600.0
 """How long after its intent a create is looked for."""
@@ -122,10 +120,7 @@ class LateArrivals:
             return
         folder = home.late_results(attempt.id, digest(link.batch_id))
         paths = self._provider.fetch(batch, folder)
-        try:
-            parsed = parse_attempt(self._ledger, attempt, paths, name=name, absent=None)
-        except (duckdb.Error, OSError) as error:
-            raise readable(error, home.folder) from error
+        parsed = ResultFiles(self._ledger, attempt).read(paths, None, name=name)
         self._attempts.index_late(attempt, parsed.file)
         for incident in parsed.incidents(batch.id, folder):
             self._attempts.incident(incident.kind, incident.subject, incident.message)

@@ -235,16 +235,13 @@ class BatchMachine:
         for start in range(0, len(due), _LOOKS_AT_ONCE):
             part = due[start : start + _LOOKS_AT_ONCE]
             names = self._attempts.batches_of([attempt.id for attempt in part])
-            looks = [
-                (attempt, self._look(provider, attempt, [listed.get(name) or name for name in names[attempt.id]]))
-                for attempt in part
-                if attempt.id in names and self._clock.monotonic() < until
-            ]
+            looks: list[tuple[Attempt, dict[str, object]]] = []
+            for attempt in part:
+                if attempt.id in names and self._clock.monotonic() < until:
+                    found = [listed.get(name) or name for name in names[attempt.id]]
+                    looks.append((attempt, look_at(self.ledger, provider, attempt, found)))
             seen += self._attempts.note_each(looks)
         return seen
-
-    def _look(self, provider: BatchProvider, attempt: Attempt, found: Sequence[Batch | str]) -> dict[str, object]:
-        return look_at(self.ledger, provider, attempt, found)
 
     def _batch_ids(self, attempt: Attempt) -> list[str]:
         """The survivor first; none only if another worker saw them rejected and took the submission back."""

@@ -51,13 +51,13 @@ class ResultFiles:
                 paths += sorted(folder.glob("*.jsonl"))
         return paths, gone
 
-    def read(self, paths: Sequence[Path], absent: Absent) -> Parsed:
-        """Write a new answers file; it counts only when the ledger names it.
+    def read(self, paths: Sequence[Path], absent: Absent | None, *, name: str | None = None) -> Parsed:
+        """Write an answers file, a new one unless it is named; it counts only when the ledger names it.
 
         Raises:
             StorageError: A file of ours can't be read or written.
         """
-        name = f"{self._attempt.task}/{self._attempt.id}-{self._ledger.clock.token()}.parquet"
+        name = name or f"{self._attempt.task}/{self._attempt.id}-{self._ledger.clock.token()}.parquet"
         try:
             return parse_attempt(self._ledger, self._attempt, paths, name=name, absent=absent)
         except (duckdb.Error, OSError) as error:

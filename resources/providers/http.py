@@ -128,10 +128,7 @@ class HttpClient:
         partial = into.with_name(f"{into.name}.{self._clock.token()}.part")
         try:
             into.parent.mkdir(parents=True, exist_ok=True)
-            with self._mapped(), self._client.stream("GET", path) as response:
-                if response.status_code != 200:
-                    response.read()
-                    raise self._error(response)
+            with self._streamed(path) as response:
                 if response.headers.get("x-incomplete", "").lower() == "true":  # Doubleword, while rows are missing
                     raise AmbiguousError(f"{self._name}: {path} isn't whole yet. It will be fetched again.")
                 with partial.open("wb") as out:
@@ -147,12 +144,18 @@ class HttpClient:
             with suppress(OSError):
                 partial.unlink()
 
-    def _first_line(self, path: str) -> bytes:
-        line = b""
+    @contextmanager
+    def _streamed(self, path: str) -> Generator[httpx.Response]:
+        """A file on its way."""
         with self._mapped(), self._client.stream("GET", path) as response:
             if response.status_code != 200:
                 response.read()
                 raise self._error(response)
+            yield response
+
+    def _first_line(self, path: str) -> bytes:
+        line = b""
+        with self._streamed(path) as response:
             for chunk in response.iter_bytes():
                 line += chunk
                 if b"\n" in chunk or len(line) > _LONGEST_LINE:

@@ -137,13 +137,18 @@ def test_one_that_still_runs_is_kept_once_it_has_ended(world: World) -> None:
     assert shown(world) == dict.fromkeys(PROMPTS, "ok")
 
 
-def test_a_plan_that_was_cancelled_meanwhile_leaves_paid_answers_to_the_next_one(world: World) -> None:
+def given_up_and_cancelled(world: World) -> None:
+    """Nobody wants what its create makes, and now it is listed."""
     attempt = given_up(world)
     world.ledger.plans.close(world.ledger.plans.find()[0].id, PlanState.CANCELLED)
     world.ledger.attempts.void_unsent(attempt.plan)
     assert world.state(attempt) is AttemptState.VOID
     world.clock.sleep(6 * 3600.0)
     world.server.listing_lag = 0.0
+
+
+def test_a_plan_that_was_cancelled_meanwhile_leaves_paid_answers_to_the_next_one(world: World) -> None:
+    given_up_and_cancelled(world)
     assert sweep(world) == 1
     assert incidents(world) == [("late arrival", "batch-1")]
     world.paid_once()

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from dagster_batch_llm.resources import lost_creates
+from dagster_batch_llm.resources import machine as machine_module
 from dagster_batch_llm.resources.errors import AmbiguousError, ProviderError, RefusedError, UnreachableError
-from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Send
+from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Ledger, Send
 from dagster_batch_llm.resources.ledger import attempts as attempts_module
 from dagster_batch_llm.resources.ledger.attempts import Attempts
 from dagster_batch_llm.resources.lost_creates import stop
@@ -186,22 +187,22 @@ def _rejected_is_found(seams: Seams) -> list[Patch]:
 
 
 def _missing_is_gone(seams: Seams) -> list[Patch]:
-    look = BatchMachine._look  # pyright: ignore[reportPrivateUsage]
+    look_at = machine_module.look_at
 
-    def hasty(self: Any, provider: Any, attempt: Attempt, found: Any) -> dict[str, object]:
+    def hasty(ledger: Ledger, provider: Any, attempt: Attempt, found: Any) -> dict[str, object]:
         try:
-            for name in self._batch_ids(attempt):
-                provider.check(name)
+            for link in ledger.attempts.links(attempt.id):
+                provider.check(link.batch_id)
         except RefusedError:
-            with self._taken(attempt.id, AttemptState.SUBMITTED) as taken:
-                if taken is not None:
-                    self._attempts.move(taken, AttemptState.PLANNED, batch_id=None, lease_until=0.0, due=0.0)
-            return {}
+            taken = ledger.attempts.take(attempt.id, "hasty")
+            if taken is not None and taken.state is AttemptState.SUBMITTED:
+                ledger.attempts.move(taken, AttemptState.PLANNED, batch_id=None, lease_until=0.0, due=0.0)
+            return {"waits": attempt.waits}  # to an attempt that has moved on
         except ProviderError:
             pass
-        return look(self, provider, attempt, found)
+        return look_at(ledger, provider, attempt, found)
 
-    return [(BatchMachine, "_look", hasty)]
+    return [(machine_module, "look_at", hasty)]
 
 
 SENDS = (

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 from dagster_batch_llm.resources.home import Home
-from dagster_batch_llm.resources.ledger import AttemptState, PlanState
 from dagster_batch_llm.resources.operations import Level, examine, repair
 
 from ..effects import Died, Effects
-from ..test_late_arrivals import asked_anew, given_up, sweep
+from ..test_late_arrivals import asked_anew, given_up_and_cancelled, sweep
 from ..world import PROMPTS, World
 
 
@@ -61,12 +60,7 @@ def test_each_of_several_answers_files_is_rebuilt_from_its_own_batch(
 
 
 def test_answers_of_a_batch_that_came_after_its_attempt_was_ended_are_rebuilt(world: World) -> None:
-    attempt = given_up(world)
-    world.ledger.plans.close(world.ledger.plans.find()[0].id, PlanState.CANCELLED)
-    world.ledger.attempts.void_unsent(attempt.plan)
-    assert world.state(attempt) is AttemptState.VOID
-    world.clock.sleep(6 * 3600.0)
-    world.server.listing_lag = 0.0
+    given_up_and_cancelled(world)
     sweep(world)
     [path] = answers_files(world)
     path.write_bytes(b"")
