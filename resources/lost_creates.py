@@ -16,6 +16,9 @@ _MARGIN_SECONDS = 300.0
 _CLOCK_SECONDS = 3600.0
 """How far a provider's clock may be off that doesn't tell its time."""
 
+FOREIGN = "foreign results"
+"""The kind of incident that says that a create's reply named somebody else's batch."""
+
 _FILES_SECONDS = 24 * 3600.0
 """How long a candidate's result files are waited for; it may be a stranger's, whose files are deleted."""
 
@@ -90,6 +93,12 @@ def ours(batches: Iterable[Batch], sends: Sequence[Send]) -> list[tuple[Batch, S
 def is_anothers(batch: Batch, send: Send) -> bool:
     """Whether the reply to a create names a batch of another send: something in between has mixed them up."""
     return batch.metadata.get(TOKEN_KEY, send.token) != send.token
+
+
+def was_mixed_up(ledger: Ledger, attempt: Attempt) -> bool:
+    """Whether the results of a batch that this attempt had before were somebody else's."""
+    told = {subject for kind, subject, _ in ledger.attempts.incidents() if kind == FOREIGN}
+    return any(link.batch_id in told for link in ledger.attempts.links(attempt.id, rejected=True))
 
 
 def stop(provider: BatchProvider, batches: Sequence[Batch]) -> None:
