@@ -16,7 +16,7 @@ from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
 from .ledger import Attempt, AttemptId, AttemptState, Ledger, Link, Send
 from .looking import as_they_are, is_given_up, look_at
-from .lost_creates import FOREIGN, is_anothers, last_chance, ours, sighting, stop, strangers, was_mixed_up
+from .lost_creates import is_anothers, last_chance, ours, sighting, stop, strangers, was_mixed_up
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
 from .result_files import ResultFiles, outcome_of_absent
@@ -330,7 +330,7 @@ class BatchMachine:
     def _disown(self, attempt: Attempt, batch: Batch) -> None:
         """The batch is somebody else's; what became of our create has to be found out."""
         self._attempts.incident(
-            FOREIGN,
+            "foreign results",
             batch.id,
             f"No result of batch {batch.id} is ours, although the reply to our create named it. Nothing of it was used "
             "or kept, and our own batch is being looked for.",

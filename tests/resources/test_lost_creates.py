@@ -305,6 +305,21 @@ def test_results_of_somebody_else_are_not_kept_and_ours_are_looked_for(world: Wo
     assert [kind for kind, _, _ in world.ledger.attempts.incidents()] == ["foreign results"]
 
 
+def test_a_sweep_does_not_cancel_the_only_batch_that_is_proven_to_be_ours(world: World) -> None:
+    theirs = a_strangers_batch(world)
+    attempt = world.ask()
+    machine = world.machine()
+    world.server.on(CREATE, changed(lambda job: {**job, "id": theirs}))
+    machine.send(attempt.id)
+    world.clock.sleep(30.0)
+    assert machine.sweep("llm") == 1
+    machine.poll("llm")
+    assert "cancelled" not in {job["status"] for job in world.server.batches.values()}
+    world.finish(attempt)
+    ours_is_paid_once(world)
+    assert {link.batch_id for link in world.ledger.attempts.links(attempt.id)} == {theirs, "batch-2"}
+
+
 def test_ours_are_looked_for_also_when_an_earlier_batch_was_turned_away_by_a_full_queue(world: World) -> None:
     theirs = a_strangers_batch(world)
     world.clock.sleep(120.0)
