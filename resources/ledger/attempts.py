@@ -229,7 +229,7 @@ class Attempts:
         """
         values = {"fence": attempt.fence + 1}
         if attempt.state is AttemptState.SUBMITTED:
-            values |= {"ended_at": None, "lease_until": 0.0}
+            values |= {"ended_at": None, "lease_until": 0.0, "due": self._db.clock.now()}
         row = {**_columns(link), "linked_at": self._db.clock.now()}
         with self._db.write() as c:
             if not insert_new(c, schema.link, row):
