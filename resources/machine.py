@@ -294,6 +294,14 @@ class BatchMachine:
             return
         reasons = "; ".join(problem.words for problem in batch.problems[:3])
         message = f"{profile.name} rejected batch {batch.id} as a whole, unpaid: {reasons or 'no reason was given'}."
+        if attempt.limit_factor > 1:  # the limit is all that it has and its rows' first batch hadn't
+            said = (
+                f"{message} Its {attempt.rows} rows had been cut off, and were asked with more room; they stay cut off."
+            )
+            self._attempts.incident("limit refused", batch.id, said)
+            files = ResultFiles(self.ledger, attempt)
+            self._close(attempt, files, files.read([], "truncated"))
+            return
         self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(message))
         raise RefusedError(message)
 
