@@ -8,12 +8,16 @@ from ..clock import Clock
 from .attempts import AnswersFile, Attempt, AttemptId, Attempts, Incident, Link, Send
 from .connect import Database, default_home
 from .looks import Looks, Snapshot
+from .moments import LONGEST_WAIT, has_come
 from .plans import Origin, Plan, PlanId, Plans
+from .statements import LEASE_SECONDS
 from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
 from .upkeep import Upkeep
 
 __all__ = [
+    "LEASE_SECONDS",
     "LEGAL",
+    "LONGEST_WAIT",
     "OPEN_ATTEMPTS",
     "AnswersFile",
     "Attempt",
@@ -33,6 +37,7 @@ __all__ = [
     "Snapshot",
     "Upkeep",
     "default_home",
+    "has_come",
 ]
 
 

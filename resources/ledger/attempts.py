@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -15,13 +16,11 @@ from ..request import TaskHash
 from . import schema
 from .connect import Database, persistent, was_cut_off
 from .high_water import note_sends, sends_in
+from .moments import has_come
 from .new_rows import insert_new, insert_own
 from .records import AnswersFile, AttemptId, Incident, Link, Send
-from .statements import ATTEMPT, ATTEMPTS_OF_PLAN, TAKE_ATTEMPT, fenced_update
+from .statements import ATTEMPT, ATTEMPTS_OF_PLAN, LEASE_SECONDS, TAKE_ATTEMPT, fenced_update
 from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
-
-LEASE_SECONDS = 180.0
-"""Longest create (120 s) + longest wait before its last byte (30 s) + 30 s; renewed before each call."""
 
 _T = schema.attempt
 
@@ -94,7 +93,8 @@ class Attempts:
     def due(self, states: Sequence[AttemptState], llm: str | None = None) -> list[Attempt]:
         """Attempts in one of `states` whose next look is due and that nobody holds, the longest due first."""
         now = self._db.clock.now()
-        conditions = [_T.c.state.in_(states), _T.c.due <= now, _T.c.lease_until <= now]
+        free = has_come(_T.c.lease_until, now, LEASE_SECONDS)
+        conditions = [_T.c.state.in_(states), has_come(_T.c.due, now), free]
         found = self.find(*conditions, *([_T.c.llm == llm] if llm else []))
         return sorted(found, key=lambda attempt: attempt.due)  # so that nobody who looks at a part of them starves any
 
@@ -225,7 +225,8 @@ class Attempts:
         values = {"fence": attempt.fence + 1}
         if attempt.state is AttemptState.SUBMITTED:
             values |= {"ended_at": None, "lease_until": 0.0}
-        row = {**_columns(link), "linked_at": self._db.clock.now()}
+        last = max(attempt.submitted_at or 0.0, attempt.closed_at or 0.0)  # the clock may have been set back since
+        row = {**_columns(link), "linked_at": max(self._db.clock.now(), math.nextafter(last, math.inf))}
         with self._db.write() as c:
             if not insert_new(c, schema.link, row):
                 return False

@@ -15,6 +15,7 @@ from ..request import RequestSpec, TaskHash
 from . import schema
 from .attempts import Attempt
 from .connect import Database, persistent, was_cut_off
+from .moments import has_come
 from .new_rows import insert_new
 from .statements import OPEN_MANIFESTS, TASK_FENCE, TASK_SPEC
 from .states import PlanState
@@ -59,7 +60,7 @@ class Looks:
     def take(self, task: TaskHash, owner: str) -> bool:
         """Take or renew the task's lease, politely: the fence does not move."""
         t, now = schema.task, self._db.clock.now()
-        free = (t.c.lease_until <= now) | (t.c.owner == owner)
+        free = has_come(t.c.lease_until, now, LOOK_LEASE_SECONDS) | (t.c.owner == owner)
         with self._db.write() as c:
             lease = update(t).where(t.c.hash == task, free).values(owner=owner, lease_until=now + LOOK_LEASE_SECONDS)
             return c.execute(lease).rowcount > 0

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from functools import cache
 
-from sqlalchemy import Update, bindparam, select, update
+from sqlalchemy import ColumnElement, Float, Update, bindparam, select, update
 
 from . import schema
+from .moments import has_come
 from .states import OPEN_ATTEMPTS
 
 _T, _P, _K = schema.attempt, schema.plan, schema.task
+_NOW: ColumnElement[float] = bindparam("now", type_=Float[float]())
+
+LEASE_SECONDS = 180.0
+"""Longest create (120 s) + longest wait before its last byte (30 s) + 30 s; renewed before each call."""
+HOLD_SECONDS = 120.0
+"""A run that works on a plan renews its hold well within this; then the sensor may send another run."""
 
 ATTEMPT = select(_T).where(_T.c.id == bindparam("of"))
 ATTEMPTS_OF_PLAN = (
@@ -20,7 +27,7 @@ ATTEMPTS_OF_PLAN = (
 )
 TAKE_ATTEMPT = (
     update(_T)
-    .where(_T.c.id == bindparam("of"), _T.c.lease_until <= bindparam("now"))
+    .where(_T.c.id == bindparam("of"), has_come(_T.c.lease_until, _NOW, LEASE_SECONDS))
     .values(fence=_T.c.fence + 1, owner=bindparam("by"), lease_until=bindparam("until"))
 )
 
@@ -28,7 +35,7 @@ PLAN = select(_P).where(_P.c.id == bindparam("of"))
 HOLD_PLAN = (
     update(_P)
     .where(_P.c.id == bindparam("of"))
-    .where((_P.c.holder.is_(None)) | (_P.c.holder == bindparam("by")) | (_P.c.holder_until <= bindparam("now")))
+    .where(_P.c.holder.is_(None) | (_P.c.holder == bindparam("by")) | has_come(_P.c.holder_until, _NOW, HOLD_SECONDS))
     .values(holder=bindparam("by"), holder_until=bindparam("until"))
 )
 
