@@ -8,9 +8,8 @@ from ..clock import Clock
 from .attempts import AnswersFile, Attempt, AttemptId, Attempts, Incident, Link, Send
 from .connect import Database, default_home
 from .looks import Looks, Snapshot
-from .moments import LONGEST_WAIT, has_come
+from .moments import LEASE_SECONDS, LONGEST_WAIT, has_come
 from .plans import Origin, Plan, PlanId, Plans
-from .statements import LEASE_SECONDS
 from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
 from .upkeep import Upkeep
 

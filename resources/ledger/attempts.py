@@ -9,18 +9,31 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, select
 
 from ..errors import ProtocolError, StaleFenceError, StorageError
 from ..request import TaskHash
 from . import schema
 from .connect import Database, persistent, was_cut_off
 from .high_water import note_sends, sends_in
-from .moments import has_come
+from .moments import LEASE_SECONDS
 from .new_rows import insert_new, insert_own
 from .records import AnswersFile, AttemptId, Incident, Link, Send
-from .statements import ATTEMPT, ATTEMPTS_OF_PLAN, LEASE_SECONDS, TAKE_ATTEMPT, fenced_update
-from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
+from .statements import (
+    ATTEMPT,
+    ATTEMPTS_OF_PLAN,
+    LATE_LINKS,
+    LINK,
+    LINKED,
+    LINKS,
+    REJECTED_LINKS,
+    SENDS,
+    SETTLED_SENDS,
+    TAKE_ATTEMPT,
+    due_attempts,
+    fenced_update,
+)
+from .states import LEGAL, AttemptState, PlanState
 
 _T = schema.attempt
 
@@ -90,13 +103,13 @@ class Attempts:
         """Every attempt a plan ever waited for."""
         return self.find(_T.c.id.in_(select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)))
 
+    @persistent
     def due(self, states: Sequence[AttemptState], llm: str | None = None) -> list[Attempt]:
         """Attempts in one of `states` whose next look is due and that nobody holds, the longest due first."""
-        now = self._db.clock.now()
-        free = has_come(_T.c.lease_until, now, LEASE_SECONDS)
-        conditions = [_T.c.state.in_(states), has_come(_T.c.due, now), free]
-        found = self.find(*conditions, *([_T.c.llm == llm] if llm else []))
-        return sorted(found, key=lambda attempt: attempt.due)  # so that nobody who looks at a part of them starves any
+        statement = due_attempts(tuple(states), of_one=llm is not None)
+        with self._db.read() as c:
+            found = c.execute(statement, {"now": self._db.clock.now(), "of": llm})
+            return [_attempt(row) for row in found.mappings()]
 
     @persistent
     def take(self, attempt: AttemptId, owner: str) -> Attempt | None:
@@ -179,15 +192,8 @@ class Attempts:
     @persistent
     def settled_sends(self, account: str, since: float) -> list[Send]:
         """Sends since then, but for those of attempts whose creates are being looked for."""
-        columns = [schema.send.c[field.name] for field in fields(Send)]
-        query = (
-            select(*columns)
-            .join(_T, _T.c.id == schema.send.c.attempt)
-            .where(_T.c.account == account, schema.send.c.t0 >= since)
-            .where(_T.c.state.not_in([AttemptState.CREATING, AttemptState.AMBIGUOUS]))
-        )
         with self._db.read() as c:
-            return [Send(**row) for row in c.execute(query.order_by(schema.send.c.t0)).mappings()]
+            return [Send(**row) for row in c.execute(SETTLED_SENDS, {"of": account, "since": since}).mappings()]
 
     @persistent
     def used_since(self, since: float, location: str) -> set[str]:
@@ -205,16 +211,14 @@ class Attempts:
     @persistent
     def is_linked(self, account: str, batch_id: str) -> bool:
         """Whether a batch is known to be ours already."""
-        link = schema.link.c
         with self._db.read() as c:
-            found = c.execute(select(link.batch_id).where(link.account == account, link.batch_id == batch_id))
-            return found.first() is not None
+            return c.execute(LINK, {"at": account, "of": batch_id}).first() is not None
 
     @persistent
     def linked(self, account: str) -> set[str]:
         """Ids of all batches of an account that are known to be ours."""
         with self._db.read() as c:
-            return set(c.execute(select(schema.link.c.batch_id).where(schema.link.c.account == account)).scalars())
+            return set(c.execute(LINKED, {"at": account}).scalars())
 
     @persistent
     def link_late(self, attempt: Attempt, link: Link, incident: Incident) -> bool:
@@ -237,15 +241,8 @@ class Attempts:
     @persistent
     def late(self, account: str) -> list[Link]:
         """Batches that turned up when their attempts were closed already."""
-        link = schema.link
-        query = (
-            select(*(link.c[field.name] for field in fields(Link)))
-            .join(_T, _T.c.id == link.c.attempt)
-            .where(link.c.account == account, link.c.extra, _T.c.state.not_in(OPEN_ATTEMPTS))
-            .where(link.c.linked_at > func.coalesce(_T.c.closed_at, 0.0))
-        )
         with self._db.read() as c:
-            return [Link(**row) for row in c.execute(query).mappings()]
+            return [Link(**row) for row in c.execute(LATE_LINKS, {"at": account}).mappings()]
 
     @persistent
     def index_late(self, attempt: Attempt, answers: AnswersFile) -> None:
@@ -264,23 +261,15 @@ class Attempts:
     @persistent
     def sends(self, attempt: AttemptId) -> list[Send]:
         """All sends of an attempt, oldest first."""
-        table = schema.send
         with self._db.read() as c:
-            rows = c.execute(select(table).where(table.c.attempt == attempt).order_by(table.c.n))
-            return [Send(**row) for row in rows.mappings()]
+            return [Send(**row) for row in c.execute(SENDS, {"of": attempt}).mappings()]
 
     @persistent
     def links(self, attempt: AttemptId, *, rejected: bool = False) -> list[Link]:
         """An attempt's batches, the survivor first; or the earlier ones, which the provider rejected unpaid."""
-        table = schema.link
-        columns = [table.c[field.name] for field in fields(Link)]
-        # A submission's links are written with it, so older ones are of a submission that was taken back.
-        submitted = select(_T.c.submitted_at).where(_T.c.id == attempt, _T.c.batch_id.is_not(None)).scalar_subquery()
-        current = func.coalesce(table.c.linked_at >= submitted, False)
-        query = select(*columns).where(table.c.attempt == attempt, current != rejected)
-        query = query.order_by(table.c.extra, table.c.linked_at)
+        statement = REJECTED_LINKS if rejected else LINKS
         with self._db.read() as c:
-            return [Link(**row) for row in c.execute(query).mappings()]
+            return [Link(**row) for row in c.execute(statement, {"of": attempt}).mappings()]
 
     @persistent
     def batches_of(self, attempts: Sequence[AttemptId]) -> dict[AttemptId, list[str]]:

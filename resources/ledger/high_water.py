@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection
 
-from . import schema
+from .statements import NUMBER_OF_SENDS
 
 _DIGITS = 20
 
@@ -30,7 +30,7 @@ def noted_sends(home: Path) -> int:
 
 def sends_in(connection: Connection) -> int:
     """How many sends a ledger knows; none is ever deleted."""
-    return connection.execute(select(func.count()).select_from(schema.send)).scalar_one()
+    return connection.execute(NUMBER_OF_SENDS).scalar_one()
 
 
 def note_sends(home: Path, count: int) -> None:

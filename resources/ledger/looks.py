@@ -9,18 +9,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, select, update
 
 from ..request import RequestSpec, TaskHash
 from . import schema
 from .attempts import Attempt
 from .connect import Database, persistent, was_cut_off
-from .moments import has_come
-from .new_rows import insert_new
-from .statements import OPEN_MANIFESTS, TASK_FENCE, TASK_SPEC
-from .states import PlanState
-
-LOOK_LEASE_SECONDS = 60.0
+from .moments import LOOK_LEASE_SECONDS
+from .new_rows import insert_new, insert_own
+from .statements import (
+    ANSWERS_OF_TASK,
+    COUNT_ASKED,
+    LAST_RETRY,
+    MOVE_TASK_FENCE,
+    OPEN_MANIFESTS,
+    TAKE_TASK,
+    TASK_FENCE,
+    TASK_SPEC,
+)
 
 
 @dataclass(frozen=True)
@@ -59,11 +65,10 @@ class Looks:
     @persistent
     def take(self, task: TaskHash, owner: str) -> bool:
         """Take or renew the task's lease, politely: the fence does not move."""
-        t, now = schema.task, self._db.clock.now()
-        free = has_come(t.c.lease_until, now, LOOK_LEASE_SECONDS) | (t.c.owner == owner)
+        now = self._db.clock.now()
+        values = {"of": task, "by": owner, "now": now, "until": now + LOOK_LEASE_SECONDS}
         with self._db.write() as c:
-            lease = update(t).where(t.c.hash == task, free).values(owner=owner, lease_until=now + LOOK_LEASE_SECONDS)
-            return c.execute(lease).rowcount > 0
+            return c.execute(TAKE_TASK, values).rowcount > 0
 
     @persistent
     def release(self, task: TaskHash, owner: str) -> None:
@@ -75,13 +80,12 @@ class Looks:
     @persistent
     def snapshot(self, task: TaskHash) -> Snapshot:
         """Everything a look may rely on, from one snapshot of the ledger."""
-        s = schema.answers
+        of = {"of": task}
         with self._db.read() as c:
-            fence = c.execute(TASK_FENCE, {"of": task}).scalar_one()
-            manifests = [(row.id, row.manifest) for row in c.execute(OPEN_MANIFESTS, {"of": task})]
-            files = c.execute(select(s.c.file, s.c.at).where(s.c.task == task).order_by(s.c.at, s.c.file)).all()
-            retry = schema.retry.c
-            moment = c.execute(select(func.max(retry.at)).where(retry.task == task)).scalar_one()
+            fence = c.execute(TASK_FENCE, of).scalar_one()
+            manifests = [(row.id, row.manifest) for row in c.execute(OPEN_MANIFESTS, of)]
+            files = c.execute(ANSWERS_OF_TASK, of).all()
+            moment = c.execute(LAST_RETRY, of).scalar_one()
         forgiven = frozenset(row.file for row in files if moment is not None and row.at <= moment)
         return Snapshot(fence, manifests, [row.file for row in files], forgiven)
 
@@ -93,18 +97,15 @@ class Looks:
 
         Gives False, and changes nothing, if the fence has moved since the snapshot, or the plan has ended: look again.
         """
-        t, p = schema.task, schema.plan
-        wanted = select(p.c.id).where(p.c.id == plan, p.c.state == PlanState.OPEN).exists()
         with self._db.write() as c:
-            moved = update(t).where(t.c.hash == task, t.c.fence == fence, wanted)
-            if c.execute(moved.values(fence=fence + 1, owner=None, lease_until=0.0)).rowcount == 0:
+            if c.execute(MOVE_TASK_FENCE, {"of": task, "fence_is": fence, "plan_is": plan}).rowcount == 0:
                 return was_cut_off(c) and _are_there(c, attempts)
             for attempt in attempts:
-                c.execute(insert(schema.attempt).values({f.name: getattr(attempt, f.name) for f in fields(attempt)}))
+                insert_own(c, schema.attempt, {field.name: getattr(attempt, field.name) for field in fields(attempt)})
             for waited in [*waits_for, *(attempt.id for attempt in attempts)]:
                 insert_new(c, schema.plan_attempt, {"plan": plan, "attempt": waited})
             asked = sum(attempt.rows for attempt in attempts)
-            c.execute(update(schema.plan).where(schema.plan.c.id == plan).values(asked=schema.plan.c.asked + asked))
+            c.execute(COUNT_ASKED, {"of": plan, "more": asked})
             return True
 
 

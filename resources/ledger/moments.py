@@ -10,6 +10,11 @@ from typing import Any, overload
 
 from sqlalchemy import ColumnElement
 
+LEASE_SECONDS = 180.0
+"""Of an attempt: longest create (120 s) + longest wait before its last byte (30 s) + 30 s; renewed before each call."""
+LOOK_LEASE_SECONDS = 60.0
+HOLD_SECONDS = 120.0
+"""A run that works on a plan renews its hold well within this; then the sensor may send another run."""
 LONGEST_WAIT = 3600.0
 """The furthest ahead that anything is made due, in seconds."""
 

@@ -6,17 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, Table
-from sqlalchemy import insert as plain_insert
-from sqlalchemy.dialects import postgresql, sqlite
 
 from .connect import was_cut_off
+from .statements import insert_unless_there, plain_insert
 
 
 def insert_new(connection: Connection, table: Table, row: Mapping[str, Any]) -> bool:
     """Insert a row unless one has its key; gives whether it was new."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    new = insert(table).values(dict(row)).on_conflict_do_nothing().returning(*table.primary_key)
-    return connection.execute(new).first() is not None
+    statement = insert_unless_there(table, tuple(row), connection.dialect.name)
+    return connection.execute(statement, _new(row)).first() is not None
 
 
 def insert_own(connection: Connection, table: Table, row: Mapping[str, Any]) -> None:
@@ -24,4 +22,8 @@ def insert_own(connection: Connection, table: Table, row: Mapping[str, Any]) -> 
     if was_cut_off(connection):
         insert_new(connection, table, row)
     else:
-        connection.execute(plain_insert(table).values(dict(row)))
+        connection.execute(plain_insert(table, tuple(row)), _new(row))
+
+
+def _new(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"new_{name}": value for name, value in row.items()}

@@ -13,10 +13,10 @@ from ..errors import StorageError
 from ..request import TaskHash
 from . import schema
 from .connect import Database, persistent, was_cut_off
-from .moments import has_come
+from .moments import HOLD_SECONDS, has_come
 from .new_rows import insert_new, insert_own
-from .statements import HOLD_PLAN, HOLD_SECONDS, PLAN
-from .states import OPEN_ATTEMPTS, PlanState
+from .statements import HOLD_PLAN, LET_PLAN_GO, PLAN, PLANS_WITH_WORK, UNFINISHED
+from .states import PlanState
 
 PlanId = NewType("PlanId", str)
 
@@ -97,7 +97,7 @@ class Plans:
                 )
             insert_new(c, schema.origin, first)
             insert_own(c, _P, row)
-            return _plan(c.execute(select(_P).where(_P.c.id == plan.id)).mappings().one())
+            return _plan(c.execute(PLAN, {"of": plan.id}).mappings().one())
 
     @persistent
     def get(self, plan: PlanId) -> Plan:
@@ -121,16 +121,16 @@ class Plans:
         with self._db.read() as c:
             return [_plan(row) for row in c.execute(select(_P).where(*where).order_by(_P.c.seq)).mappings()]
 
+    @persistent
     def with_work(self, location: str) -> list[Plan]:
         """A code location's open plans, and ended ones whose batches are still out."""
-        return self.find(_P.c.location == location, self.unfinished())
+        with self._db.read() as c:
+            return [_plan(row) for row in c.execute(PLANS_WITH_WORK, {"at": location}).mappings()]
 
     @staticmethod
     def unfinished() -> ColumnElement[bool]:
         """The condition that a plan is open, or has ended while its batches are still out."""
-        w, a = schema.plan_attempt, schema.attempt
-        out = select(w.c.plan).join(a, a.c.id == w.c.attempt).where(a.c.state.in_(OPEN_ATTEMPTS))
-        return (_P.c.state == PlanState.OPEN) | _P.c.id.in_(out)
+        return UNFINISHED
 
     def of_origin(self, origin: str) -> list[Plan]:
         """All plans that one origin led to."""
@@ -152,8 +152,7 @@ class Plans:
     def let_go(self, plan: PlanId, run: str) -> None:
         """Give the hold back: from now on the sensor looks after the plan."""
         with self._db.write() as c:
-            mine = (_P.c.id == plan, _P.c.holder == run)
-            c.execute(update(_P).where(*mine).values(holder=None, holder_until=0.0))
+            c.execute(LET_PLAN_GO, {"of": plan, "by": run})
 
     @persistent
     def close(self, plan: PlanId, state: PlanState, message: str | None = None) -> bool:
