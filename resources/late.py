@@ -68,8 +68,8 @@ class LateArrivals:
                 return False
         except StaleFenceError:
             return False
-        if link.extra:
-            stop(self._provider, [batch])
+        if attempt.state not in {AttemptState.PLANNED, AttemptState.SUBMITTED}:
+            stop(self._provider, [batch])  # of one that is out, the next look decides which batch is kept
         return True
 
     def _incident(self, batch: Batch, attempt: Attempt, send: Send) -> Incident:
@@ -78,7 +78,8 @@ class LateArrivals:
         if twice:
             kind = "duplicate"
             what = (
-                f"Batch {batch.id} was made of the same create as {twice[0]}. Is there a proxy that repeats requests?"
+                f"Batch {batch.id} was made of the same create as {twice[0]}, or the reply to the create named a wrong "
+                "one. Is there a proxy that repeats requests, or mixes up replies?"
             )
         else:
             kind = "late arrival"
@@ -86,7 +87,10 @@ class LateArrivals:
         if attempt.state is AttemptState.PLANNED:
             end = "Nothing had been sent in its place, so it is used and nothing is paid twice."
         else:
-            end = "What it ran is paid beside what was asked in its place. It is cancelled; what it answered is kept."
+            end = (
+                "What it ran is paid beside what was asked in its place. It is cancelled, unless it alone is proven to "
+                "be ours; what it answered is kept."
+            )
         return Incident(kind, batch.id, f"{what} {end}")
 
     def _adopt(self, attempt: Attempt, link: Link, incident: Incident) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .errors import ProviderError
 from .ledger import Attempt, Ledger
-from .lost_creates import stop
+from .lost_creates import stop, surplus
 from .operations.ending import unwanted
 from .operations.waits import window_end, window_seconds
 from .providers.protocol import Batch, BatchProvider
@@ -29,9 +29,8 @@ def look_at(
         return {**looked, "message": error.message}
     looked |= {"message": gone and gone.message, "gone_since": (attempt.gone_since or now) if gone else None}
     if batches:
-        mine = [batch for batch in batches if batch.id == attempt.batch_id]
-        extras = [batch for batch in batches if batch not in mine]
-        stop(provider, [*extras, *unwanted(ledger, attempt, mine)])
+        extras = surplus(batches, ledger.attempts.sends(attempt.id), attempt.batch_id) if batches[1:] else []
+        stop(provider, unwanted(ledger, attempt, batches) or extras)
         looked |= {**batches[0].progress, "ended_at": None}
     # A 404 right after a create means patience, and so it does for a day, and for a day after the batch's window.
     patience = window_end(attempt, window_seconds(provider.profile.windows)) + _GONE_SECONDS

@@ -87,9 +87,29 @@ def ours(batches: Iterable[Batch], sends: Sequence[Send]) -> list[tuple[Batch, S
     )
 
 
+def surplus(batches: Iterable[Batch], sends: Sequence[Send], survivor: str | None) -> list[Batch]:
+    """An attempt's batches that may be stopped: those whose records prove that they are ours, but for the one to keep.
+
+    That is the survivor, if it is proven. One that only the reply to a create has named may be a stranger's; beside it
+    the first one that is proven is the only one that is sure to answer, and goes on.
+    """
+    proven = [batch for batch, _ in ours(batches, sends)]
+    keeps_survivor = any(batch.id == survivor for batch in proven)
+    return [batch for batch in proven if batch.id != survivor] if keeps_survivor else proven[1:]
+
+
 def is_anothers(batch: Batch, send: Send) -> bool:
-    """Whether the reply to a create names a batch of another send: something in between has mixed them up."""
+    """Whether the reply to a create names a batch of another send: something in between has mixed them up.
+
+    A file id that differs says nothing: a gateway may show files under ids of its own.
+    """
     return batch.metadata.get(TOKEN_KEY, send.token) != send.token
+
+
+def was_mixed_up(ledger: Ledger, attempt: Attempt) -> bool:
+    """Whether the results of a batch that this attempt had before were somebody else's."""
+    told = {subject for kind, subject, _ in ledger.attempts.incidents() if kind == "foreign results"}
+    return any(link.batch_id in told for link in ledger.attempts.links(attempt.id, rejected=True))
 
 
 def stop(provider: BatchProvider, batches: Sequence[Batch]) -> None:

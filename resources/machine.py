@@ -16,7 +16,7 @@ from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
 from .ledger import LONGEST_WAIT, Attempt, AttemptId, AttemptState, Ledger, Link, Send, has_come
 from .looking import as_they_are, is_given_up, look_at
-from .lost_creates import created_since, is_anothers, is_settled, ours, sighting, stop, strangers
+from .lost_creates import created_since, is_anothers, is_settled, ours, sighting, stop, strangers, was_mixed_up
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
 from .result_files import ResultFiles, outcome_of_absent
@@ -174,8 +174,7 @@ class BatchMachine:
         profile = self._providers[attempt.llm].profile
         age = self._clock.now() - send.t0
         remembered = profile.recovery is Recovery.IDEMPOTENT and 0.0 <= age <= profile.remembers
-        mixed_up = self._attempts.links(attempt.id, rejected=True)
-        return remembered and not mixed_up and self.ledger.upkeep.is_wanted(attempt.id)
+        return remembered and not was_mixed_up(self.ledger, attempt) and self.ledger.upkeep.is_wanted(attempt.id)
 
     def _choose(self, attempt: Attempt, found: list[tuple[Batch, Send]]) -> None:
         for batch, _ in found[1:]:
@@ -327,8 +326,7 @@ class BatchMachine:
 
     def _is_foreign(self, attempt: Attempt, batches: Sequence[Batch]) -> bool:
         """Whether nothing but a create's reply says that a batch is ours; once, so that it can't go round for ever."""
-        proven = ours(batches, self._attempts.sends(attempt.id))
-        return not proven and not self._attempts.links(attempt.id, rejected=True)
+        return not ours(batches, self._attempts.sends(attempt.id)) and not was_mixed_up(self.ledger, attempt)
 
     def _disown(self, attempt: Attempt, batch: Batch) -> None:
         """The batch is somebody else's; what became of our create has to be found out."""

@@ -228,7 +228,7 @@ class Attempts:
         """
         values = {"fence": attempt.fence + 1}
         if attempt.state is AttemptState.SUBMITTED:
-            values |= {"ended_at": None, "lease_until": 0.0}
+            values |= {"ended_at": None, "lease_until": 0.0, "due": self._db.clock.now()}
         last = max(attempt.submitted_at or 0.0, attempt.closed_at or 0.0)  # the clock may have been set back since
         row = {**_columns(link), "linked_at": max(self._db.clock.now(), math.nextafter(last, math.inf))}
         with self._db.write() as c:

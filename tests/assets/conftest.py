@@ -10,7 +10,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pytest
-from dagster_batch_llm.assets import body
+from dagster_batch_llm.assets import convergence
 from dagster_batch_llm.resources import DuckDBTables, Ledger, TableStore
 
 from .fake_provider import FakeServer
@@ -21,7 +21,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home folder of the test's own; a run that waits looks again at once."""
     folder = tmp_path / "home"
     monkeypatch.setenv("BATCH_LLM_HOME", str(folder))
-    monkeypatch.setattr(body, "_STEP_SECONDS", 0.01)
+    monkeypatch.setattr(convergence, "_STEP_SECONDS", 0.01)
     return folder
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pytest
-from dagster_batch_llm.assets import Labels, body, classify_asset, embed_asset, llm_table
+from dagster_batch_llm.assets import Labels, classify_asset, convergence, embed_asset, llm_table
 from dagster_batch_llm.resources.answers import MAX_TRIES, MAX_UNRUN
 from dagster_batch_llm.resources.errors import BusyError, StorageError
 from dagster_batch_llm.resources.ledger import PlanState
@@ -343,7 +343,7 @@ def test_a_plan_that_a_failed_run_of_no_code_location_left_open_ends_with_the_ne
         raise StorageError("the table is locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(body, "write_table", locked)
+        patch.setattr(convergence, "write_table", locked)
         assert not house.run(reviews("a"), moods()).success
     [left] = house.ledger.plans.find()
     assert left.state is PlanState.OPEN

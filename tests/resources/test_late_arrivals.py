@@ -80,6 +80,7 @@ def test_a_batch_that_turns_up_beside_its_successor_is_recorded_and_stopped(worl
     assert sweep(world) == 1
     assert incidents(world) == [("late arrival", "batch-1")]
     assert "paid beside what was asked in its place" in world.ledger.attempts.incidents()[0][2]
+    world.machine("sensor").poll("llm")
     assert world.server.batches["batch-1"]["status"] == "cancelled"
     assert world.now(attempt).batch_id == "batch-2"
     world.finish(attempt, within=8 * 3600.0)

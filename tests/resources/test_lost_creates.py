@@ -281,19 +281,62 @@ def test_a_reply_that_names_another_of_our_batches_is_not_believed(make_world: M
     assert world.answers() == {prompt: f"re: {prompt}" for prompt in (*PROMPTS, "x", "y", "z")}
 
 
-def test_results_of_somebody_else_are_not_kept_and_ours_are_looked_for(world: World) -> None:
+def a_strangers_batch(world: World) -> str:
+    """A batch that the ledger doesn't know, on a server that shows no metadata."""
     world.server.keeps_metadata = False
-    other = world.ask(("x", "y", "z"), name="other")
-    world.machine().send(other.id)
-    theirs = next(iter(world.server.batches))
+    world.machine().send(world.ask(("x", "y", "z"), name="other").id)
     with world.ledger.attempts._db.write() as c:  # pyright: ignore[reportPrivateUsage]
         c.exec_driver_sql("DELETE FROM link")
+    return next(iter(world.server.batches))
+
+
+def ours_is_paid_once(world: World) -> None:
+    world.server.tick()
+    assert {prompt: world.server.bill[prompt] for prompt in PROMPTS} == dict.fromkeys(PROMPTS, 1)
+    assert world.answers() == {prompt: f"re: {prompt}" for prompt in PROMPTS}
+
+
+def test_results_of_somebody_else_are_not_kept_and_ours_are_looked_for(world: World) -> None:
+    theirs = a_strangers_batch(world)
     attempt = world.ask()
     world.server.on(CREATE, changed(lambda job: {**job, "id": theirs}))
     world.finish(attempt)
-    assert {prompt: world.server.bill[prompt] for prompt in PROMPTS} == dict.fromkeys(PROMPTS, 1)
-    assert world.answers() == {prompt: f"re: {prompt}" for prompt in PROMPTS}
+    ours_is_paid_once(world)
     assert [kind for kind, _, _ in world.ledger.attempts.incidents()] == ["foreign results"]
+
+
+def test_a_sweep_does_not_cancel_the_only_batch_that_is_proven_to_be_ours(world: World) -> None:
+    theirs = a_strangers_batch(world)
+    attempt = world.ask()
+    machine = world.machine()
+    world.server.on(CREATE, changed(lambda job: {**job, "id": theirs}))
+    machine.send(attempt.id)
+    world.clock.sleep(30.0)
+    assert machine.sweep("llm") == 1
+    machine.poll("llm")
+    assert "cancelled" not in {job["status"] for job in world.server.batches.values()}
+    world.finish(attempt)
+    ours_is_paid_once(world)
+    assert {link.batch_id for link in world.ledger.attempts.links(attempt.id)} == {theirs, "batch-2"}
+
+
+def test_ours_are_looked_for_also_when_an_earlier_batch_was_turned_away_by_a_full_queue(world: World) -> None:
+    theirs = a_strangers_batch(world)
+    world.clock.sleep(120.0)
+    world.server.tick()
+    attempt = world.ask()
+    machine = world.machine()
+    world.server.problem = {"code": "token_limit_exceeded", "message": "too many enqueued tokens"}
+    machine.send(attempt.id)
+    world.clock.sleep(61.0)
+    machine.poll("llm")
+    machine.collect(attempt.id)
+    assert world.state(attempt) is AttemptState.PLANNED
+    world.server.problem = None
+    world.server.on(CREATE, changed(lambda job: {**job, "id": theirs}))
+    world.clock.sleep(200.0)
+    world.finish(attempt)
+    ours_is_paid_once(world)
 
 
 @pytest.mark.parametrize("profile", [OPENAI, IDEMPOTENT], ids=lambda profile: profile.name)

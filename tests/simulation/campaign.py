@@ -22,7 +22,7 @@ from .invariants import check_all, check_overlap
 from .seams import Seams, TransitionKey, home_folder, installed
 from .world import World
 
-_EVERY = 20
+_EVERY = 40
 """One seed of so many of a campaign runs without stand-ins."""
 
 

@@ -22,7 +22,7 @@ def asked_in(world: World, manifest: str) -> list[str]:
 
 def check_overlap(world: World, inserted: Sequence[Attempt]) -> None:
     """No two open attempts have a key in common, and nothing is asked for a plan that has ended."""
-    ended = sorted({attempt.plan for attempt in inserted} - world.undone)
+    ended = sorted({attempt.plan for attempt in inserted} - world.open_plans())
     world.broken += [f"unwanted: keys are taken for {plan}, which has ended" for plan in ended]
     open_ = world.ledger.attempts.find(schema.attempt.c.state.in_(OPEN_ATTEMPTS))
     mine = {attempt.id for attempt in inserted}
@@ -40,7 +40,7 @@ def check_all(world: World, *, finished: bool) -> list[str]:
     provider = world.provider
     world.over = False
     if not finished or not world.is_over():
-        broken.append(f"unfinished: plans {sorted(world.undone)}, {_open(world)}")
+        broken.append(f"unfinished: plans {sorted(world.open_plans())}, {_open(world)}")
     provider.finish()
     if finished:
         world.sweep()

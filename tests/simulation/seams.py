@@ -16,12 +16,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from weakref import WeakKeyDictionary
 
 import duckdb
 import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import stamina
+from dagster_batch_llm.assets import convergence as convergence_module
 from dagster_batch_llm.assets import look as look_module
 from dagster_batch_llm.resources import answers as answers_module
 from dagster_batch_llm.resources import render as render_module
@@ -46,7 +48,7 @@ _READS: Mapping[Any, Sequence[str]] = {
 }
 _QUICK: Sequence[tuple[Any, str, Any]] = (
     (look_module, "_missing", quick_files.missing),
-    (look_module, "unfinished", quick_files.unfinished),
+    (convergence_module, "unfinished", quick_files.unfinished),
     (sending_module, "write_request_file", quick_files.write_request_file),
     (answers_module, "parse_results", quick_files.parse_results),
     (httpx.Client, "build_request", quick_http.build_request),
@@ -147,6 +149,8 @@ def installed(*, quick: bool = True) -> Generator[Seams]:
         for place, name, new in _QUICK if quick else _engine(stack):
             put(place, name, new)
         put(look_module, "_LEASE_POLL", 7.0)
+        put(convergence_module, "_STEP_SECONDS", 20.0)
+        put(convergence_module, "unfinished", _counted_once(convergence_module.unfinished))
         put(look_module, "_missing", _remembered(seams, look_module._missing))  # pyright: ignore[reportPrivateUsage]
         put(httpx.Client, "send", _send)
         put(os, "fsync", _nothing)
@@ -212,6 +216,20 @@ def _remembered(seams: Seams, call: Callable[..., Any]) -> Callable[..., Any]:
         return attempts, waits_for
 
     return missing
+
+
+def _counted_once(call: Callable[..., int]) -> Callable[..., int]:
+    """The same answers files give the same number; a seed's ledger has its own."""
+    known: WeakKeyDictionary[Ledger, dict[tuple[str, tuple[str, ...]], int]] = WeakKeyDictionary()
+
+    def unfinished(ledger: Ledger, plan: Plan) -> int:
+        counted = known.setdefault(ledger, {})
+        files = plan.id, tuple(ledger.looks.snapshot(plan.task).answers_files)
+        if files not in counted:
+            counted[files] = call(ledger, plan)
+        return counted[files]
+
+    return unfinished
 
 
 def _announced(seams: Seams, call: Callable[..., Any], name: str) -> Callable[..., Any]:

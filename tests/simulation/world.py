@@ -5,19 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dagster_batch_llm.assets import look as look_module
 from dagster_batch_llm.resources.errors import ProviderError, RefusedError, StorageError
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import (
-    OPEN_ATTEMPTS,
     Attempt,
     AttemptState,
     Ledger,
     Origin,
     Plan,
-    PlanId,
     PlanState,
-    schema,
 )
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.http import HttpClient
@@ -30,6 +26,7 @@ from .faults import CALM, LONGEST_LAG, Setting
 from .hub import Died, Hub, Worker
 from .network import Network
 from .provider import Provider
+from .runs import a_run
 from .seams import Seams
 
 SPEC = RequestSpec(operation=Operation.CHAT, model="m", parameters={"max_tokens": 8})
@@ -54,12 +51,10 @@ class World:
     client: OpenAIShape = field(init=False)
     wanted: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     unopened: int = 0
-    undone: set[str] = field(default_factory=set[str])
     broken: list[str] = field(default_factory=list[str])
     manifests: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
     over: bool = False
     swept: float = 0.0
-    _counted: dict[tuple[str, tuple[str, ...]], int] = field(default_factory=dict[tuple[str, tuple[str, ...]], int])
 
     def __post_init__(self) -> None:
         hub = self.hub
@@ -103,27 +98,27 @@ class World:
         self.ledger.plans.open(plan, Origin("run", (), {}))
         self.ledger.plans.let_go(plan.id, "run")
         self.wanted[name] = keys
-        self.undone.add(name)
         self.unopened -= 1
 
     def _cancel_a_plan(self) -> None:
-        if self.undone:
-            plan = self.hub.dice.choice(sorted(self.undone))
-            self.hub.say(f"{plan} is cancelled by somebody")
-            self._close(PlanId(plan), PlanState.CANCELLED)
+        if plans := self._left():
+            plan = self.hub.dice.choice(plans)
+            self.hub.say(f"{plan.id} is cancelled by somebody")
+            if self.ledger.plans.close(plan.id, PlanState.CANCELLED):
+                self.ledger.attempts.void_unsent(plan.id)
 
-    def _close(self, plan: PlanId, state: PlanState) -> None:
-        if self.ledger.plans.close(plan, state, None):
-            self.undone.discard(plan)
-            self.hub.say(f"{plan} is {state}")
-            if state is not PlanState.DONE:
-                self.ledger.attempts.void_unsent(plan)
+    def _left(self) -> list[Plan]:
+        """Plans with something left to do."""
+        with self.hub.quietly():
+            return self.ledger.plans.with_work("here")
+
+    def open_plans(self) -> set[str]:
+        """Those whose tables are still to come."""
+        return {plan.id for plan in self._left() if plan.state is PlanState.OPEN}
 
     def is_over(self) -> bool:
         """Whether nothing is left to do."""
-        if not self.over and not self.unopened and not self.undone:
-            with self.hub.quietly():
-                self.over = not self.ledger.attempts.find(schema.attempt.c.state.in_(OPEN_ATTEMPTS))
+        self.over = self.over or (not self.unopened and not self._left())
         return self.over
 
     # ---- what workers do ----
@@ -168,61 +163,11 @@ class World:
             machine.reconcile(attempt.id)
 
     def _converge(self, machine: BatchMachine, run: str) -> None:
-        """What a run of an asset does with one plan (assets/body.py), without Dagster around it."""
+        """A run of an asset works on one plan."""
         plans = self.ledger.plans.with_work("here")
-        if not plans:
-            return
-        plan = self.hub.dice.choice(plans)
-        if not self.ledger.plans.hold(plan.id, run):
-            return
-        try:
-            if plan.state is PlanState.OPEN:
-                self._bring(machine, plan, run)
-            else:
-                self._advance(machine, plan)
-        except RefusedError:
-            self._close(plan.id, PlanState.FAILED)
-            raise
-        finally:
-            self.ledger.plans.let_go(plan.id, run)
-
-    def _bring(self, machine: BatchMachine, plan: Plan, run: str) -> None:
-        out: set[str] | None = None
-        for _ in range(self.hub.dice.choice((1, 1, 3))):
-            if self.ledger.plans.get(plan.id).state is not PlanState.OPEN:
-                return
-            self.ledger.plans.hold(plan.id, run)
-            self._advance(machine, plan)
-            if self._out(plan) != out:
-                look_module.look(self.ledger, self.client, plan, run)
-                self._advance(machine, plan)
-                out = self._out(plan)
-                if self._unfinished(plan) == 0:
-                    self._close(plan.id, PlanState.DONE)
-                    return
-            self.hub.sleep(self.hub.dice.uniform(1.0, 60.0))
-            machine.poll("llm")
-
-    def _unfinished(self, plan: Plan) -> int:
-        """Answers files never change: the same ones give the same number."""
-        files = tuple(self.ledger.looks.snapshot(plan.task).answers_files)
-        known = self._counted.get((plan.id, files))
-        if known is None:
-            with self.hub.quietly():
-                known = self._counted[plan.id, files] = look_module.unfinished(self.ledger, plan)
-        return known
-
-    def _out(self, plan: Plan) -> set[str]:
-        return {attempt.id for attempt in self.ledger.attempts.open_of_plan(plan.id)}
-
-    def _advance(self, machine: BatchMachine, plan: Plan) -> None:
-        for attempt in self.ledger.attempts.open_of_plan(plan.id):
-            try:
-                machine.step(attempt)
-            except RefusedError:
-                raise
-            except ProviderError as error:
-                self.hub.say(f"{attempt.id[-4:]}: {error}")
+        if plans:
+            for _ in a_run(self.hub, self.ledger, machine, self.hub.dice.choice(plans), run).go():
+                raise AssertionError("a run of the simulation gives Dagster nothing")
 
     # ---- for the invariants ----
 
