@@ -114,7 +114,7 @@ def _sweep(context: dg.SensorEvaluationContext, ledger: Ledger, location: str) -
     last: dict[str, float] = json.loads(context.cursor or "{}")
     now = ledger.clock.now()
     used = ledger.attempts.used_since(now - HORIZON_SECONDS, location)
-    due = {llm for llm in used if now - last.get(llm, 0.0) >= _SWEEP_SECONDS}
+    due = {llm for llm in used if not 0 <= now - last.get(llm, 0.0) < _SWEEP_SECONDS}
     with contextlib.closing(BatchMachine(ledger, providers_of(context, due, late=True), SENSOR_NAME)) as machine:
         for llm, until in _in_turn(ledger, due, _LATE_SECONDS):
             last[llm] = now

@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -86,6 +87,8 @@ class HttpClient:
         self._clock = clock or SystemClock()
         self._attempts = attempts
         self._when_away = when_away
+        self.clock_offset: tuple[float, float] | None = None
+        """How far the other clock is ahead, by the last reply; see `Reply`."""
         self._client = httpx.Client(
             base_url=self._origin,
             trust_env=host not in _LOOPBACK,  # HTTP_PROXY isn't meant for this machine
@@ -195,7 +198,7 @@ class HttpClient:
         sent = self._clock.now()
         with self._mapped():
             response = self._client.send(request)
-        received = self._clock.now()
+        self.clock_offset = _offset(response.headers.get("date"), sent, self._clock.now())
         if not response.is_success:
             raise self._error(response)
         text = self._without_key(response.text)
@@ -208,7 +211,7 @@ class HttpClient:
                 f"({_quoted(text)}). Is base_url right, or a proxy in between?",
                 status=response.status_code,
             ) from error
-        return Reply(body, _offset(response.headers.get("date"), sent, received))
+        return Reply(body, self.clock_offset)
 
     @contextmanager
     def _mapped(self) -> Generator[None]:
@@ -347,7 +350,8 @@ def _retry_after(headers: httpx.Headers, now: float) -> float | None:
 
 def _date(header: str) -> float | None:
     try:
-        return email.utils.parsedate_to_datetime(header).timestamp()
+        date = email.utils.parsedate_to_datetime(header)
+        return date.replace(tzinfo=date.tzinfo or UTC).timestamp()  # without a zone it isn't this machine's zone
     except (ValueError, OverflowError):
         return None
 

@@ -101,6 +101,12 @@ def test_they_are_looked_for_every_ten_minutes_for_two_days(now: World) -> None:
     assert len(now.server.seen) == seen + 1
 
 
+def test_they_are_looked_for_again_when_the_clock_was_set_back(now: World) -> None:
+    a_table_came_in_and_a_proxy_made_a_second_batch(now)
+    ticked(json.dumps({"llm": now.clock.now() + 3 * 86400.0}))
+    assert now.ledger.attempts.incidents()
+
+
 def test_a_local_server_is_not_started_for_it(now: World, tmp_path: Path) -> None:
     a_table_came_in_and_a_proxy_made_a_second_batch(now)
     ticked(llm=LocalBatch(folder=str(tmp_path / "local")))
