@@ -15,11 +15,11 @@ from .answers import Parsed
 from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
 from .ledger import LONGEST_WAIT, Attempt, AttemptId, AttemptState, Ledger, Link, Send, has_come
-from .looking import as_they_are, is_given_up, look_at
+from .looking import as_they_are, gone_since, look_at, still_awaited
 from .lost_creates import created_since, is_anothers, is_settled, ours, sighting, stop, strangers, was_mixed_up
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
-from .result_files import ResultFiles, outcome_of_absent
+from .result_files import Missing, ResultFiles, outcome_of_absent
 from .sending import SEND_SECONDS, TooLateError, permission, upload
 
 CREATE_SECONDS = 120.0
@@ -262,25 +262,26 @@ class BatchMachine:
             provider = self._providers[taken.llm]
             try:
                 names = self._batch_ids(taken)
-                batches, gone = as_they_are(provider, names)
+                batches, lacking = as_they_are(provider, names)
                 if not all(batch.phase.ended for batch in batches):
-                    self._attempts.release(taken, ended_at=None, due=now)
+                    again = {"ended_at": None, "gone_since": gone_since(taken, now, lacking)}
+                    self._attempts.release(taken, due=now, **again)
                     return
                 if not has_come(taken.ended_at + _FILES_LATE_SECONDS, now) and any(
                     batch.lacks_files for batch in batches
                 ):
                     self._attempts.release(taken, due=now + 5.0)
                     return
-                paths, gone_too = ResultFiles(self.ledger, taken).fetch(provider, batches, names)
+                paths, unread = ResultFiles(self.ledger, taken).fetch(provider, batches, names)
             except ProviderError as error:
                 self._postpone(taken, error)
                 if isinstance(error, RefusedError):
                     return  # a look was refused, not the batch; that one is paid, and patience costs nothing
                 raise
-            gone = gone or gone_too
-            known = self._attempts.note(taken, gone_since=(taken.gone_since or now) if gone else None)
-            if gone is not None:
-                self._without(known, paths, gone)
+            lacking |= unread
+            known = self._attempts.note(taken, gone_since=gone_since(taken, now, lacking))
+            if lacking:
+                self._without(known, paths, lacking)
             elif batches[0].phase is Phase.FAILED and not paths:
                 self._rejected(known, batches[0])
             else:
@@ -347,19 +348,20 @@ class BatchMachine:
         nothing = {"batch_id": None, "phase": None, "ended_at": None}
         self._attempts.move(attempt, AttemptState.AMBIGUOUS, lease_until=0.0, due=self._clock.now(), **nothing)
 
-    def _without(self, attempt: Attempt, paths: Sequence[Path], gone: ProviderError) -> None:
-        """Some results aren't to be found: after a day, what there is is kept, and the rest asked on demand only."""
-        if not is_given_up(attempt, self._clock.now()):
-            self._postpone(attempt, gone)
+    def _without(self, attempt: Attempt, paths: Sequence[Path], lacking: Missing) -> None:
+        """Some results can't be had: after a day, what there is is kept, and the rest asked on demand only."""
+        if error := still_awaited(attempt, self._clock.now(), lacking, paths):
+            self._postpone(attempt, error)
             return
         attempt = self._attempts.renew(attempt)
         files = ResultFiles(self.ledger, attempt)
-        self._attempts.incident(
-            "results gone",
-            attempt.batch_id or attempt.id,
-            f"Results of batch {attempt.batch_id} are gone at the provider ({gone.message}). Its rows that were not "
-            "fetched before have no answer and are not asked again by themselves.",
-        )
+        for name, error in lacking.items():
+            self._attempts.incident(
+                "results gone",
+                name,
+                f"Results of batch {name} can't be had from the provider any more ({error.message}). Rows that nothing "
+                "else answers have no answer and are not asked again by themselves.",
+            )
         self._close(attempt, files, files.read(paths, "gone"))
 
     # ---- any state ---------------------------------------------------------------------------------------------------
