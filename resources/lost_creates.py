@@ -120,6 +120,24 @@ def stop(provider: BatchProvider, batches: Sequence[Batch]) -> None:
                 provider.cancel(batch.id)
 
 
+def in_another_account(ledger: Ledger, provider: BatchProvider, attempt: Attempt, send: Send) -> str | None:
+    """Why an account that doesn't list a send's batch isn't the one that it was sent to, recorded; None if it is.
+
+    Organisations and projects of one provider share an address; whose key it is shows in the file that we uploaded. A
+    person who has ended the attempt together with its batch knows better. Where a create is revoked, the file was
+    deleted by us.
+    """
+    if provider.profile.revocable or attempt.unwanted_at is not None or provider.has_file(send.file_id):
+        return None
+    message = (
+        f"The account of resource {attempt.llm!r} doesn't have {send.file_id}, the file of {send.rows} requests that "
+        "was uploaded to it, so nobody can know whether its batch was made. Does the key belong to another "
+        "organisation or project by now, or was the file deleted by hand?"
+    )
+    ledger.attempts.incident("another account", attempt.id, message)
+    return message
+
+
 def last_chance(profile: Profile, send: Send, send_seconds: float) -> float:
     """The last moment in which this send may have left: Unix seconds, our clock."""
     if profile.recovery is Recovery.IDEMPOTENT:

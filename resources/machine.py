@@ -16,7 +16,7 @@ from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
 from .ledger import Attempt, AttemptId, AttemptState, Ledger, Link, Send
 from .looking import as_they_are, is_given_up, look_at
-from .lost_creates import is_anothers, last_chance, ours, sighting, stop, strangers, was_mixed_up
+from .lost_creates import in_another_account, is_anothers, last_chance, ours, sighting, stop, strangers, was_mixed_up
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
 from .result_files import ResultFiles, outcome_of_absent
@@ -154,21 +154,24 @@ class BatchMachine:
             if self._may_repeat(unsure, sends[-1]):
                 self._create(unsure, sends[-1], again=True)
                 return
-            provider = self._providers[unsure.llm]
             try:
-                listing = provider.list(sends[0].t0)
-                seen = sighting(provider, listing, sends, strangers(self.ledger, provider, unsure))
+                self._look_for(unsure, sends)
             except ProviderError as error:
                 self._postpone(unsure, error)
                 if isinstance(error, RefusedError):
                     return  # a look was refused, not the create
                 raise
-            if seen.found:
-                self._choose(unsure, seen.found)
-            elif seen.undecided:
-                self._attempts.release(unsure, due=self._clock.now() + provider.profile.poll_seconds[1])
-            else:
-                self._absent(unsure, sends[-1], listing)
+
+    def _look_for(self, attempt: Attempt, sends: Sequence[Send]) -> None:
+        provider = self._providers[attempt.llm]
+        listing = provider.list(sends[0].t0)
+        seen = sighting(provider, listing, sends, strangers(self.ledger, provider, attempt))
+        if seen.found:
+            self._choose(attempt, seen.found)
+        elif seen.undecided:
+            self._attempts.release(attempt, due=self._clock.now() + provider.profile.poll_seconds[1])
+        else:
+            self._absent(attempt, sends[-1], listing)
 
     def _may_repeat(self, attempt: Attempt, send: Send) -> bool:
         """Whether the provider takes the same create for the same batch; what nobody wants isn't sent once more."""
@@ -201,10 +204,14 @@ class BatchMachine:
                 wait = {"revoked_at": self._clock.now(), "due": self._clock.now() + profile.listing_lag}
         else:
             safe = listing.complete and listing.started_at >= attempt.revoked_at + profile.listing_lag
-        if safe:
-            self._attempts.move(attempt, AttemptState.PLANNED, file_id=None, revoked_at=None, lease_until=0.0)
-        else:
+        if not safe:
             self._attempts.release(attempt, **wait)
+        elif elsewhere := in_another_account(self.ledger, self._providers[attempt.llm], attempt, send):
+            due = self._clock.now() + profile.poll_seconds[1]
+            self._attempts.release(attempt, due=due, message=elsewhere)
+        else:
+            nothing = {"file_id": None, "revoked_at": None, "message": None}
+            self._attempts.move(attempt, AttemptState.PLANNED, lease_until=0.0, **nothing)
 
     def sweep(self, llm: str) -> int:
         """Look for batches whose creates had been given up, and keep what they answered; gives how many there were."""

@@ -141,6 +141,7 @@ CALLS: dict[str, tuple[object, Callable[[OpenAIShape, Path], object], Callable[[
         lambda ours, path: fetch(ours, path.parent),
         lambda theirs, _: theirs.files.content("file-1").content,
     ),
+    "file": (FILE, lambda ours, _: ours.has_file("file-1"), lambda theirs, _: theirs.files.retrieve("file-1")),
     "delete": (FILE, lambda ours, _: ours.delete_file("file-1"), lambda theirs, _: theirs.files.delete("file-1")),
 }
 
