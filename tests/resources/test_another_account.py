@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from dagster_batch_llm.resources.ledger import Attempt, AttemptState
+from dagster_batch_llm.resources.ledger import Attempt, AttemptState, PlanId
 
 from .fake_openai import FakeOpenAI, answers, reply_lost, request_lost
 from .world import PROMPTS, World
@@ -42,7 +42,7 @@ def test_an_account_that_does_not_have_our_file_proves_no_absence(world: World, 
 
 
 def test_who_ends_it_by_hand_is_believed_and_nothing_is_asked(world: World, lost: Attempt) -> None:
-    assert world.ledger.upkeep.end(lost.plan, "ended by hand", batches=True) == 0
+    assert world.ledger.upkeep.end(PlanId(lost.plan), "ended by hand", batches=True) == 0
     world.clock.sleep(400.0)
     world.machine().step(world.now(lost))
     assert [plan.id for plan in world.ledger.plans.with_work("here")] == [lost.plan]  # so the sensor comes by
