@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from .errors import ProviderError
 from .ledger import Attempt, Ledger
@@ -10,6 +11,7 @@ from .lost_creates import stop, surplus
 from .operations.ending import unwanted
 from .operations.waits import window_end, window_seconds
 from .providers.protocol import Batch, BatchProvider
+from .result_files import OF_DUPLICATE, Missing, missing
 
 _GONE_SECONDS = 24 * 3600.0
 """Results that are nowhere to be found for so long aren't expected any more."""
@@ -24,36 +26,70 @@ def look_at(
     due = now + min(first * 1.5 ** min(attempt.waits + 1, 20), longest)
     looked: dict[str, object] = {"due": due, "waits": attempt.waits + 1}
     try:
-        batches, gone = as_they_are(provider, found)
+        batches, lacking = as_they_are(provider, found)
     except ProviderError as error:
         return {**looked, "message": error.message}
-    looked |= {"message": gone and gone.message, "gone_since": (attempt.gone_since or now) if gone else None}
+    said = next((error.message for error in lacking.values()), None)
+    looked |= {"message": said, "gone_since": gone_since(attempt, now, lacking)}
     if batches:
         extras = surplus(batches, ledger.attempts.sends(attempt.id), attempt.batch_id) if batches[1:] else []
         stop(provider, unwanted(ledger, attempt, batches) or extras)
         looked |= {**batches[0].progress, "ended_at": None}
     # A 404 right after a create means patience, and so it does for a day, and for a day after the batch's window.
     patience = window_end(attempt, window_seconds(provider.profile.windows)) + _GONE_SECONDS
-    expected = gone is not None and not (is_given_up(attempt, now) and (batches or now > patience))
+    # A duplicate that can't be had doesn't count here: the survivor's end begins its day, see `still_awaited`.
+    gone = attempt.batch_id in lacking
+    expected = gone and not (_is_given_up(attempt, now) and (batches or now > patience))
     if not expected and all(batch.phase.ended for batch in batches):
         looked |= {"due": now, "ended_at": now}
     return looked
 
 
-def is_given_up(attempt: Attempt, now: float) -> bool:
-    """Whether something of an attempt's results has been nowhere to be found for so long that it is gone for good."""
+def gone_since(attempt: Attempt, now: float, lacking: Missing) -> float | None:
+    """Since when the survivor, or a file of it, has been nowhere to be found.
+
+    It alone: a duplicate that is gone must not use up the patience for the batch whose answers are awaited.
+    """
+    return (attempt.gone_since or now) if attempt.batch_id in lacking else None
+
+
+def _is_given_up(attempt: Attempt, now: float) -> bool:
+    """Whether the survivor has been nowhere to be found for so long that it is gone for good."""
     return attempt.gone_since is not None and now > attempt.gone_since + _GONE_SECONDS
 
 
-def as_they_are(provider: BatchProvider, batches: Sequence[Batch | str]) -> tuple[list[Batch], ProviderError | None]:
-    """Look at batches that are only named; also gives the error about one that isn't to be found, if there is one."""
+def still_awaited(attempt: Attempt, now: float, lacking: Missing, paths: Sequence[Path]) -> ProviderError | None:
+    """Why the results of an attempt that has ended can't be closed yet without what is lacking; None if they can.
+
+    A duplicate is left out a day after the survivor's end, but not at the first look that can't have it; and one that
+    is there, but can't be read, not while there is nothing (in `paths`) that it holds back.
+    """
+    for name, error in lacking.items():
+        if name == attempt.batch_id:
+            awaited = not _is_given_up(attempt, now)
+        else:
+            early = now <= (attempt.ended_at or now) + _GONE_SECONDS
+            first = not (attempt.message or "").startswith(OF_DUPLICATE)
+            awaited = early or first or not (paths or error.is_gone)
+        if awaited:
+            return error
+    return None
+
+
+def as_they_are(provider: BatchProvider, batches: Sequence[Batch | str]) -> tuple[list[Batch], Missing]:
+    """Look at batches that are only named, the survivor first; also gives what can't be had.
+
+    Raises:
+        ProviderError: The survivor's, unless it isn't there.
+    """
     found: list[Batch] = []
-    gone: ProviderError | None = None
-    for batch in batches:
+    lacking: Missing = {}
+    for number, batch in enumerate(batches):
+        if isinstance(batch, Batch):
+            found.append(batch)
+            continue
         try:
-            found.append(provider.check(batch) if isinstance(batch, str) else batch)
+            found.append(provider.check(batch))
         except ProviderError as error:
-            if not error.is_gone:
-                raise
-            gone = error
-    return found, gone
+            lacking[batch] = missing(batch, error, survives=number == 0)
+    return found, lacking

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -25,23 +25,27 @@ class Sighting:
     """What a listing says about an attempt's sends.
 
     Attributes:
+        listing: What was listed.
         found: Batches that are proven to be ours, the one to keep first.
         undecided: Whether another one may be ours and can't be told yet.
     """
 
+    listing: Listing
     found: list[tuple[Batch, Send]]
     undecided: bool = False
 
 
-def sighting(provider: BatchProvider, listing: Listing, sends: Sequence[Send], strangers: Set[str]) -> Sighting:
-    """Look for the sends of one attempt, oldest first, among batches that aren't known to be something else.
+def look_for(ledger: Ledger, provider: BatchProvider, attempt: Attempt, sends: Sequence[Send]) -> Sighting:
+    """Look for an attempt's sends, oldest first, among the listed batches that aren't known to be something else.
 
     Where a batch's record doesn't say whose it is, time and size make it no more than a candidate: it is ours when the
     first line of its results says so, and as long as it runs nobody knows.
     """
+    listing = provider.list(*created_since(sends))
+    strangers = _strangers(ledger, provider, attempt)
     listed = [batch for batch in listing.batches if batch.id not in strangers]
     if provider.profile.recovery is not Recovery.RESULTS:
-        return Sighting(ours(listed, sends))
+        return Sighting(listing, ours(listed, sends))
     by_token = {send.token: send for send in sends}
     found: list[tuple[Batch, Send]] = []
     undecided = False
@@ -52,7 +56,7 @@ def sighting(provider: BatchProvider, listing: Listing, sends: Sequence[Send], s
             found.append((batch, by_token[token]))
         elif token is None and (not batch.phase.ended or listing.started_at < patience):
             undecided = True
-    return Sighting(_best_first(found), undecided)
+    return Sighting(listing, _best_first(found), undecided)
 
 
 def _token_in_results(provider: BatchProvider, batch: Batch) -> str | None:
@@ -66,7 +70,7 @@ def _token_in_results(provider: BatchProvider, batch: Batch) -> str | None:
         return None
 
 
-def strangers(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> set[str]:
+def _strangers(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> set[str]:
     """Batches that can't be what an attempt has lost: they were rejected before, or are known to be another one's."""
     rejected = {link.batch_id for link in ledger.attempts.links(attempt.id, rejected=True)}
     if provider.profile.recovery is Recovery.RESULTS:
@@ -138,6 +142,19 @@ def in_another_account(ledger: Ledger, provider: BatchProvider, attempt: Attempt
     return message
 
 
+def created_since(sends: Sequence[Send]) -> tuple[float, float | None]:
+    """The moment of the first of some sends, for a listing: by our clock, and by the provider's."""
+    return min(send.t0 for send in sends), min((send.there for send in sends if send.there is not None), default=None)
+
+
+def is_settled(profile: Profile, send: Send, listing: Listing, send_seconds: float) -> bool:
+    """Whether a listing is whole and began when the send could no longer take effect, by all clocks that tell."""
+    began = listing.started_at
+    if send.there is not None and listing.clock_offset is not None:  # our clock may have been set forward since
+        began = min(began, send.t0 + began + listing.clock_offset[0] - send.there)
+    return listing.complete and began >= last_chance(profile, send, send_seconds) + profile.settle
+
+
 def last_chance(profile: Profile, send: Send, send_seconds: float) -> float:
     """The last moment in which this send may have left: Unix seconds, our clock."""
     if profile.recovery is Recovery.IDEMPOTENT:
@@ -153,10 +170,11 @@ def _best_first(found: list[tuple[Batch, Send]]) -> list[tuple[Batch, Send]]:
 def _candidates(profile: Profile, listing: Listing, listed: Sequence[Batch], sends: Sequence[Send]) -> list[Batch]:
     """Batches of the right time and size. The provider's clock is known as an interval only."""
     low, high = listing.clock_offset or (-_CLOCK_SECONDS, _CLOCK_SECONDS)
-    spans = [
-        (send.t0 + low - _MARGIN_SECONDS, send.send_deadline + profile.settle + high + _MARGIN_SECONDS, send.rows)
-        for send in sends
-    ]
+    spans: list[tuple[float, float, int]] = []
+    for send in sends:
+        then = [low, high] if send.there is None else [low, high, send.there - send.t0]
+        end = send.send_deadline + profile.settle + max(then) + _MARGIN_SECONDS
+        spans.append((send.t0 + min(then) - _MARGIN_SECONDS, end, send.rows))
     return [
         batch
         for batch in listed

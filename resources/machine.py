@@ -14,19 +14,18 @@ from pathlib import Path
 from .answers import Parsed
 from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
-from .ledger import Attempt, AttemptId, AttemptState, Ledger, Link, Send
-from .looking import as_they_are, is_given_up, look_at
-from .lost_creates import in_another_account, is_anothers, last_chance, ours, sighting, stop, strangers, was_mixed_up
+from .ledger import LONGEST_WAIT, Attempt, AttemptId, AttemptState, Ledger, Link, Send, has_come
+from .looking import as_they_are, gone_since, look_at, still_awaited
+from .lost_creates import in_another_account, is_anothers, is_settled, look_for, ours, stop, was_mixed_up
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
-from .result_files import ResultFiles, outcome_of_absent
+from .result_files import Missing, ResultFiles, outcome_of_absent
 from .sending import SEND_SECONDS, TooLateError, permission, upload
 
 CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
 _RECONCILE_SECONDS = 15.0
 _FILES_LATE_SECONDS = 60.0
-_LONGEST_WAIT = 3600.0
 _SHORT = "Fewer results"
 _LOOKS_AT_ONCE = 100
 
@@ -73,7 +72,7 @@ class BatchMachine:
             UnreachableError: Likewise, and nothing was sent.
         """
         with self._taken(attempt, AttemptState.PLANNED) as taken:
-            if taken is None or taken.due > self._clock.now() or not self.knows(taken):
+            if taken is None or not has_come(taken.due, self._clock.now()) or not self.knows(taken):
                 return
             try:
                 prepared, send = upload(self.ledger, self._providers[taken.llm], taken)
@@ -127,7 +126,7 @@ class BatchMachine:
 
     def _postpone(self, attempt: Attempt, error: ProviderError) -> None:
         asked = error.retry_after
-        wait = _backed_off(15.0, attempt.waits, 300.0) if asked is None else min(asked, _LONGEST_WAIT)
+        wait = _backed_off(15.0, attempt.waits, 300.0) if asked is None else min(asked, LONGEST_WAIT)
         due = self._clock.now() + wait
         self._attempts.release(attempt, due=due, waits=attempt.waits + 1, message=error.message)
 
@@ -146,7 +145,7 @@ class BatchMachine:
     def reconcile(self, attempt: AttemptId) -> None:
         """Find out what became of a create whose reply was lost, or whose sender died."""
         with self._taken(attempt, AttemptState.CREATING, AttemptState.AMBIGUOUS) as taken:
-            if taken is None or taken.due > self._clock.now() or not self.knows(taken):
+            if taken is None or not has_come(taken.due, self._clock.now()) or not self.knows(taken):
                 return
             lost = taken.state is AttemptState.CREATING
             unsure = self._attempts.move(taken, AttemptState.AMBIGUOUS) if lost else taken
@@ -154,29 +153,25 @@ class BatchMachine:
             if self._may_repeat(unsure, sends[-1]):
                 self._create(unsure, sends[-1], again=True)
                 return
+            provider = self._providers[unsure.llm]
             try:
-                self._look_for(unsure, sends)
+                seen = look_for(self.ledger, provider, unsure, sends)
+                if seen.found:
+                    self._choose(unsure, seen.found)
+                elif seen.undecided:
+                    self._attempts.release(unsure, due=self._clock.now() + provider.profile.poll_seconds[1])
+                else:
+                    self._absent(unsure, sends[-1], seen.listing)
             except ProviderError as error:
                 self._postpone(unsure, error)
-                if isinstance(error, RefusedError):
-                    return  # a look was refused, not the create
-                raise
-
-    def _look_for(self, attempt: Attempt, sends: Sequence[Send]) -> None:
-        provider = self._providers[attempt.llm]
-        listing = provider.list(sends[0].t0)
-        seen = sighting(provider, listing, sends, strangers(self.ledger, provider, attempt))
-        if seen.found:
-            self._choose(attempt, seen.found)
-        elif seen.undecided:
-            self._attempts.release(attempt, due=self._clock.now() + provider.profile.poll_seconds[1])
-        else:
-            self._absent(attempt, sends[-1], listing)
+                if not isinstance(error, RefusedError):  # that one refuses a look, not the create
+                    raise
 
     def _may_repeat(self, attempt: Attempt, send: Send) -> bool:
         """Whether the provider takes the same create for the same batch; what nobody wants isn't sent once more."""
         profile = self._providers[attempt.llm].profile
-        remembered = profile.recovery is Recovery.IDEMPOTENT and self._clock.now() <= send.t0 + profile.remembers
+        age = self._clock.now() - send.t0
+        remembered = profile.recovery is Recovery.IDEMPOTENT and 0.0 <= age <= profile.remembers
         return remembered and not was_mixed_up(self.ledger, attempt) and self.ledger.upkeep.is_wanted(attempt.id)
 
     def _choose(self, attempt: Attempt, found: list[tuple[Batch, Send]]) -> None:
@@ -195,8 +190,7 @@ class BatchMachine:
         profile = self._providers[attempt.llm].profile
         wait = {"due": self._clock.now() + min(_RECONCILE_SECONDS, profile.poll_seconds[1])}
         if not profile.revocable:
-            settled = last_chance(profile, send, SEND_SECONDS) + profile.settle
-            safe = listing.complete and listing.started_at >= settled
+            safe = is_settled(profile, send, listing, SEND_SECONDS)
         elif attempt.revoked_at is None:
             safe = False
             if self._clock.now() > send.send_deadline + CREATE_SECONDS + SEND_SECONDS:
@@ -204,14 +198,13 @@ class BatchMachine:
                 wait = {"revoked_at": self._clock.now(), "due": self._clock.now() + profile.listing_lag}
         else:
             safe = listing.complete and listing.started_at >= attempt.revoked_at + profile.listing_lag
-        if not safe:
-            self._attempts.release(attempt, **wait)
-        elif elsewhere := in_another_account(self.ledger, self._providers[attempt.llm], attempt, send):
-            due = self._clock.now() + profile.poll_seconds[1]
-            self._attempts.release(attempt, due=due, message=elsewhere)
-        else:
+        if safe and (doubt := in_another_account(self.ledger, self._providers[attempt.llm], attempt, send)):
+            safe, wait = False, {"due": self._clock.now() + profile.poll_seconds[1], "message": doubt}
+        if safe:
             nothing = {"file_id": None, "revoked_at": None, "message": None}
             self._attempts.move(attempt, AttemptState.PLANNED, lease_until=0.0, **nothing)
+        else:
+            self._attempts.release(attempt, **wait)
 
     def sweep(self, llm: str) -> int:
         """Look for batches whose creates had been given up, and keep what they answered; gives how many there were."""
@@ -265,28 +258,31 @@ class BatchMachine:
         """
         with self._taken(attempt, AttemptState.SUBMITTED) as taken:
             now = self._clock.now()
-            if taken is None or taken.ended_at is None or taken.due > now or not self.knows(taken):
+            if taken is None or taken.ended_at is None or not has_come(taken.due, now) or not self.knows(taken):
                 return
             provider = self._providers[taken.llm]
             try:
                 names = self._batch_ids(taken)
-                batches, gone = as_they_are(provider, names)
+                batches, lacking = as_they_are(provider, names)
                 if not all(batch.phase.ended for batch in batches):
-                    self._attempts.release(taken, ended_at=None, due=now)
+                    again = {"ended_at": None, "gone_since": gone_since(taken, now, lacking)}
+                    self._attempts.release(taken, due=now, **again)
                     return
-                if now - taken.ended_at < _FILES_LATE_SECONDS and any(batch.lacks_files for batch in batches):
+                if not has_come(taken.ended_at + _FILES_LATE_SECONDS, now) and any(
+                    batch.lacks_files for batch in batches
+                ):
                     self._attempts.release(taken, due=now + 5.0)
                     return
-                paths, gone_too = ResultFiles(self.ledger, taken).fetch(provider, batches, names)
+                paths, unread = ResultFiles(self.ledger, taken).fetch(provider, batches, names)
             except ProviderError as error:
                 self._postpone(taken, error)
                 if isinstance(error, RefusedError):
                     return  # a look was refused, not the batch; that one is paid, and patience costs nothing
                 raise
-            gone = gone or gone_too
-            known = self._attempts.note(taken, gone_since=(taken.gone_since or now) if gone else None)
-            if gone is not None:
-                self._without(known, paths, gone)
+            lacking |= unread
+            known = self._attempts.note(taken, gone_since=gone_since(taken, now, lacking))
+            if lacking:
+                self._without(known, paths, lacking)
             elif batches[0].phase is Phase.FAILED and not paths:
                 self._rejected(known, batches[0])
             else:
@@ -301,6 +297,14 @@ class BatchMachine:
             return
         reasons = "; ".join(problem.words for problem in batch.problems[:3])
         message = f"{profile.name} rejected batch {batch.id} as a whole, unpaid: {reasons or 'no reason was given'}."
+        if attempt.limit_factor > 1:  # the limit is all that it has and its rows' first batch hadn't
+            said = (
+                f"{message} Its {attempt.rows} rows had been cut off, and were asked with more room; they stay cut off."
+            )
+            self._attempts.incident("limit refused", batch.id, said)
+            files = ResultFiles(self.ledger, attempt)
+            self._close(attempt, files, files.read([], "truncated"))
+            return
         self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(message))
         raise RefusedError(message)
 
@@ -309,7 +313,7 @@ class BatchMachine:
         files = ResultFiles(self.ledger, attempt)
         parsed = files.read(paths, outcome_of_absent(batches))
         counted = sum(batch.completed + batch.failed for batch in batches)
-        early = self._clock.now() < (attempt.ended_at or 0.0) + _FILES_LATE_SECONDS
+        early = not has_come((attempt.ended_at or 0.0) + _FILES_LATE_SECONDS, self._clock.now())
         if parsed.lines < counted and (early or not (attempt.message or "").startswith(_SHORT)):
             # A file that was cut at the end of a line looks whole, and the rows beyond would be asked and paid again.
             files.remove(parsed, paths)
@@ -345,19 +349,20 @@ class BatchMachine:
         nothing = {"batch_id": None, "phase": None, "ended_at": None}
         self._attempts.move(attempt, AttemptState.AMBIGUOUS, lease_until=0.0, due=self._clock.now(), **nothing)
 
-    def _without(self, attempt: Attempt, paths: Sequence[Path], gone: ProviderError) -> None:
-        """Some results aren't to be found: after a day, what there is is kept, and the rest asked on demand only."""
-        if not is_given_up(attempt, self._clock.now()):
-            self._postpone(attempt, gone)
+    def _without(self, attempt: Attempt, paths: Sequence[Path], lacking: Missing) -> None:
+        """Some results can't be had: after a day, what there is is kept, and the rest asked on demand only."""
+        if error := still_awaited(attempt, self._clock.now(), lacking, paths):
+            self._postpone(attempt, error)
             return
         attempt = self._attempts.renew(attempt)
         files = ResultFiles(self.ledger, attempt)
-        self._attempts.incident(
-            "results gone",
-            attempt.batch_id or attempt.id,
-            f"Results of batch {attempt.batch_id} are gone at the provider ({gone.message}). Its rows that were not "
-            "fetched before have no answer and are not asked again by themselves.",
-        )
+        for name, error in lacking.items():
+            self._attempts.incident(
+                "results gone",
+                name,
+                f"Results of batch {name} can't be had from the provider any more ({error.message}). Rows that nothing "
+                "else answers have no answer and are not asked again by themselves.",
+            )
         self._close(attempt, files, files.read(paths, "gone"))
 
     # ---- any state ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,28 @@ from .home import Home
 from .ledger import Attempt, Ledger
 from .providers.protocol import Batch, BatchProvider, Phase
 
+Missing = dict[str, ProviderError]
+"""What can't be had of an attempt's batches, by their names: the survivor's only if it isn't there, a duplicate's
+whatever the provider said."""
+
+OF_DUPLICATE = "Duplicate"
+"""How an error about one that can't be had begins."""
+
+
+def missing(name: str, error: ProviderError, *, survives: bool) -> ProviderError:
+    """The error to note of a batch, or of its files, that can't be had.
+
+    Raises:
+        ProviderError: The survivor's, unless it isn't there: refused or busy, it is waited for as long as it takes.
+    """
+    if not survives:
+        return ProviderError(
+            f"{OF_DUPLICATE} {name} can't be had: {error.message}", status=error.status, retry_after=error.retry_after
+        )
+    if not error.is_gone:
+        raise error
+    return error
+
 
 class ResultFiles:
     """What is on disk of an attempt's batches.
@@ -30,8 +52,8 @@ class ResultFiles:
 
     def fetch(
         self, provider: BatchProvider, batches: Sequence[Batch], names: Sequence[str]
-    ) -> tuple[list[Path], ProviderError | None]:
-        """Download what isn't there yet; also gives the error about one that isn't to be found, if there is one.
+    ) -> tuple[list[Path], Missing]:
+        """Download what isn't there yet; also gives what can't be had.
 
         Args:
             provider: Who has them.
@@ -39,17 +61,15 @@ class ResultFiles:
             names: Of all batches of the attempt, the survivor first: their places name the folders.
         """
         paths: list[Path] = []
-        gone: ProviderError | None = None
+        lacking: Missing = {}
         for batch in batches:
             folder = self._home.results(self._attempt.id, names.index(batch.id))
             try:
                 paths += provider.fetch(batch, folder)
             except ProviderError as error:
-                if not error.is_gone:
-                    raise
-                gone = error
+                lacking[batch.id] = missing(batch.id, error, survives=batch.id == names[0])
                 paths += sorted(folder.glob("*.jsonl"))
-        return paths, gone
+        return paths, lacking
 
     def read(self, paths: Sequence[Path], absent: Absent | None, *, name: str | None = None) -> Parsed:
         """Write an answers file, a new one unless it is named; it counts only when the ledger names it.

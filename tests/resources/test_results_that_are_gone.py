@@ -28,6 +28,20 @@ def ended(world: World) -> Attempt:
     return world.now(attempt)
 
 
+def with_a_duplicate(world: World) -> tuple[Attempt, str, str]:
+    """An attempt of which a proxy made two batches; and their names, the survivor's first."""
+    attempt = world.ask()
+    machine = world.machine()
+    world.server.on(CREATE, twice)
+    machine.send(attempt.id)
+    world.clock.sleep(2.0)
+    machine.reconcile(attempt.id)
+    survivor = world.now(attempt).batch_id
+    assert survivor is not None
+    (extra,) = set(world.server.batches) - {survivor}
+    return world.now(attempt), survivor, extra
+
+
 def test_a_batch_that_is_hidden_for_a_moment_long_after_its_window_goes_on(world: World) -> None:
     world.server.seconds = 80 * 3600.0
     attempt = world.ask()
@@ -58,17 +72,67 @@ def test_a_batch_that_runs_again_after_it_had_ended_is_waited_for(world: World) 
 
 
 def test_a_duplicate_that_is_gone_does_not_hide_the_survivors_answers(world: World) -> None:
-    attempt = world.ask()
-    machine = world.machine()
-    world.server.on(CREATE, twice)
-    machine.send(attempt.id)
-    world.clock.sleep(2.0)
-    machine.reconcile(attempt.id)
-    extra = next(name for name in world.server.batches if name != world.now(attempt).batch_id)
+    attempt, _, extra = with_a_duplicate(world)
     world.clock.sleep(120.0)
     world.server.tick()
     del world.server.batches[extra]
     world.finish(attempt, within=6 * DAY, step=1800.0)
+    assert world.answers() == {prompt: f"re: {prompt}" for prompt in PROMPTS}
+
+
+def test_one_404_of_the_survivor_beside_a_duplicate_that_is_long_gone_is_not_the_end(world: World) -> None:
+    world.server.seconds = 30 * 3600.0
+    attempt, _, extra = with_a_duplicate(world)
+    del world.server.batches[extra]
+    world.server.on("GET /v1/files/", answers(404))
+    world.finish(attempt, within=6 * DAY, step=1800.0)
+    world.paid_once()
+
+
+@pytest.mark.parametrize("what", ["batch", "file"])
+def test_a_duplicate_that_is_refused_for_ever_holds_the_survivors_answers_back_for_a_day(
+    world: World, what: str
+) -> None:
+    attempt, _, extra = with_a_duplicate(world)
+    if what == "file":  # the cancel came too late
+        world.server.batches[extra] |= {"status": "completed", "output_file_id": "file-x"}
+    path = {"batch": f"batches/{extra}", "file": "files/file-x"}[what]
+    world.server.on(f"GET /v1/{path}", answers(403), times=1000)
+    begun = world.clock.now()
+    world.finish(attempt, within=3 * DAY, step=1800.0)
+    assert world.clock.now() - begun > DAY
+    world.paid_once()
+    ((kind, subject, message),) = world.ledger.attempts.incidents()[1:]
+    assert (kind, subject) == ("results gone", extra)
+    assert "403" in message
+
+
+def test_a_survivor_that_is_refused_is_waited_for_beside_its_duplicate(world: World) -> None:
+    attempt, survivor, _ = with_a_duplicate(world)
+    world.server.on(f"GET /v1/batches/{survivor}", answers(403), times=80)
+    world.finish(attempt, within=6 * DAY, step=3600.0)
+    world.paid_once()
+
+
+def test_a_duplicate_that_is_refused_is_waited_for_when_it_alone_can_have_the_answers(world: World) -> None:
+    attempt, survivor, extra = with_a_duplicate(world)
+    del world.server.batches[survivor]
+    world.server.batches[extra]["status"] = "in_progress"
+    world.server.on(f"GET /v1/batches/{extra}", answers(403), times=100)
+    world.finish(attempt, within=8 * DAY, step=3600.0)
+    assert world.answers() == {prompt: f"re: {prompt}" for prompt in PROMPTS}
+
+
+def test_one_404_of_a_duplicate_after_a_weekend_is_not_the_end(world: World) -> None:
+    world.server.seconds = 1.0  # the duplicate has ended as well before it could be cancelled
+    attempt, _, extra = with_a_duplicate(world)
+    world.clock.sleep(60.0)
+    world.machine().poll("llm")
+    assert world.now(attempt).ended_at is not None
+    world.clock.sleep(60 * 3600.0)
+    world.server.on(f"GET /v1/batches/{extra}", answers(404))
+    world.finish(attempt)
+    assert [kind for kind, _, _ in world.ledger.attempts.incidents()] == ["duplicate"]
     assert world.answers() == {prompt: f"re: {prompt}" for prompt in PROMPTS}
 
 

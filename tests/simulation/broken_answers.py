@@ -8,12 +8,11 @@ from typing import Any
 
 from dagster_batch_llm.resources import answers as answers_module
 from dagster_batch_llm.resources import machine as machine_module
-from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.ledger import Attempt
 from dagster_batch_llm.resources.ledger.attempts import Attempts
 from dagster_batch_llm.resources.providers import openai_shape as openai_module
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
-from dagster_batch_llm.resources.result_files import ResultFiles
+from dagster_batch_llm.resources.result_files import Missing, ResultFiles
 
 from .broken_rule import Patch, Rule, always, swapped
 from .seams import Seams
@@ -90,9 +89,9 @@ def _partial_dropped(seams: Seams) -> list[Patch]:
 def _first_file(seams: Seams) -> list[Patch]:
     fetch = ResultFiles.fetch
 
-    def last(*args: Any) -> tuple[list[Path], ProviderError | None]:
-        paths, gone = fetch(*args)
-        return paths[-1:], gone
+    def last(*args: Any) -> tuple[list[Path], Missing]:
+        paths, lacking = fetch(*args)
+        return paths[-1:], lacking
 
     return [(ResultFiles, "fetch", last)]
 
