@@ -50,7 +50,8 @@ def gone_since(attempt: Attempt, now: float, lacking: Missing) -> float | None:
 
     It alone: a duplicate that is gone must not use up the patience for the batch whose answers are awaited.
     """
-    return (attempt.gone_since or now) if attempt.batch_id in lacking else None
+    # A clock that was ahead must not make anybody wait until it shows that time again.
+    return min(attempt.gone_since or now, now) if attempt.batch_id in lacking else None
 
 
 def _is_given_up(attempt: Attempt, now: float) -> bool:

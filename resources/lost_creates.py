@@ -94,12 +94,12 @@ def ours(batches: Iterable[Batch], sends: Sequence[Send]) -> list[tuple[Batch, S
 def surplus(batches: Iterable[Batch], sends: Sequence[Send], survivor: str | None) -> list[Batch]:
     """An attempt's batches that may be stopped: those whose records prove that they are ours, but for the one to keep.
 
-    That is the survivor, if it is proven. One that only the reply to a create has named may be a stranger's; beside it
-    the first one that is proven is the only one that is sure to answer, and goes on.
+    That is the survivor, if it is proven and hasn't come to nothing. One that only the reply to a create has named may
+    be a stranger's; beside it the first one that is proven is the only one that is sure to answer, and goes on.
     """
     proven = [batch for batch, _ in ours(batches, sends)]
-    keeps_survivor = any(batch.id == survivor for batch in proven)
-    return [batch for batch in proven if batch.id != survivor] if keeps_survivor else proven[1:]
+    kept = [batch for batch in proven if batch.id == survivor and batch.phase is not Phase.FAILED] or proven[:1]
+    return [batch for batch in proven if batch not in kept]
 
 
 def is_anothers(batch: Batch, send: Send) -> bool:

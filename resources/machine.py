@@ -19,6 +19,7 @@ from .looking import as_they_are, gone_since, look_at, still_awaited
 from .lost_creates import in_another_account, is_anothers, is_settled, look_for, ours, stop, was_mixed_up
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
+from .request import LIMITS
 from .result_files import Missing, ResultFiles, outcome_of_absent
 from .sending import SEND_SECONDS, TooLateError, permission, upload
 
@@ -280,7 +281,8 @@ class BatchMachine:
                     return  # a look was refused, not the batch; that one is paid, and patience costs nothing
                 raise
             lacking |= unread
-            known = self._attempts.note(taken, gone_since=gone_since(taken, now, lacking))
+            ended = min(taken.ended_at, now)  # a clock that was ahead may have been set back since
+            known = self._attempts.note(taken, gone_since=gone_since(taken, now, lacking), ended_at=ended)
             if lacking:
                 self._without(known, paths, lacking)
             elif batches[0].phase is Phase.FAILED and not paths:
@@ -297,10 +299,8 @@ class BatchMachine:
             return
         reasons = "; ".join(problem.words for problem in batch.problems[:3])
         message = f"{profile.name} rejected batch {batch.id} as a whole, unpaid: {reasons or 'no reason was given'}."
-        if attempt.limit_factor > 1:  # the limit is all that it has and its rows' first batch hadn't
-            said = (
-                f"{message} Its {attempt.rows} rows had been cut off, and were asked with more room; they stay cut off."
-            )
+        if attempt.limit_factor > 1 and any(name in message for name in LIMITS):
+            said = f"{message} Its {attempt.rows} rows were cut off before, and stay so."
             self._attempts.incident("limit refused", batch.id, said)
             files = ResultFiles(self.ledger, attempt)
             self._close(attempt, files, files.read([], "truncated"))

@@ -15,7 +15,8 @@ from typing import Any, NewType, cast
 TaskHash = NewType("TaskHash", str)
 
 
-_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+"""Parameters that bound an answer, in tokens, at one provider or another."""
 
 
 class Operation(StrEnum):
@@ -64,11 +65,11 @@ class RequestSpec:
     @property
     def limit(self) -> int | None:
         """The longest answer in tokens that the parameters allow; None for the model's own end."""
-        return min((self.parameters[name] for name in _LIMITS if _is_count(self.parameters.get(name))), default=None)
+        return min((self.parameters[name] for name in LIMITS if _is_count(self.parameters.get(name))), default=None)
 
     def enlarged(self, factor: int) -> RequestSpec:
         """The same question with room for longer answers: no other task, but another request body."""
-        larger = {name: self.parameters[name] * factor for name in _LIMITS if _is_count(self.parameters.get(name))}
+        larger = {name: self.parameters[name] * factor for name in LIMITS if _is_count(self.parameters.get(name))}
         return replace(self, parameters={**self.parameters, **larger})
 
 

@@ -22,6 +22,7 @@ from .records import AnswersFile, AttemptId, Incident, Link, Send
 from .statements import (
     ATTEMPT,
     ATTEMPTS_OF_PLAN,
+    LAST_LINKED,
     LATE_LINKS,
     LINK,
     LINKED,
@@ -179,8 +180,8 @@ class Attempts:
         self, attempt: Attempt, links: Sequence[Link], incident: Incident | None = None, /, **values: Any
     ) -> Attempt:
         """→ submitted: the first link survives, the others are duplicates that are collected too."""
-        now = self._db.clock.now()
         with self._db.write() as c:
+            now = max(self._db.clock.now(), math.nextafter(_last_linked(c, attempt), math.inf))
             new = [insert_new(c, schema.link, {**_columns(link), "linked_at": now}) for link in links]
             if not new[0] and not was_cut_off(c):
                 raise StaleFenceError(f"Batch {links[0].batch_id} is known already; it isn't attempt {attempt.id}'s.")
@@ -256,7 +257,8 @@ class Attempts:
         now = self._db.clock.now()
         with self._db.write() as c:
             insert_own(c, schema.answers, _answers_row(attempt, answers, now))
-            return _move(c, attempt, AttemptState.ANSWERED, {"closed_at": now, "lease_until": 0.0, "owner": None})
+            ended = {"closed_at": max(now, _last_linked(c, attempt)), "lease_until": 0.0, "owner": None}
+            return _move(c, attempt, AttemptState.ANSWERED, ended)
 
     @persistent
     def sends(self, attempt: AttemptId) -> list[Send]:
@@ -342,6 +344,11 @@ def void_unsent(c: Connection, plan: str, now: float) -> int:
         values = {"closed_at": now, "fence": attempt.fence + 1, "lease_until": 0.0, "owner": None}
         _move(c, attempt, AttemptState.VOID, values)
     return sum(attempt.rows for attempt in attempts)
+
+
+def _last_linked(c: Connection, attempt: Attempt) -> float:
+    """When an attempt got its newest batch, which may be later than now: what is read from the order has to hold."""
+    return c.execute(LAST_LINKED, {"of": attempt.id}).scalar_one() or 0.0
 
 
 def answers_file(row: Row[Any]) -> AnswersFile:

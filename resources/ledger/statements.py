@@ -62,6 +62,7 @@ _SUBMITTED = select(_T.c.submitted_at).where(_T.c.id == _OF, _T.c.batch_id.is_no
 _IS_CURRENT = func.coalesce(_L.c.linked_at >= _SUBMITTED, False)
 LINKS = _LINK.where(_L.c.attempt == _OF, _IS_CURRENT).order_by(_L.c.extra, _L.c.linked_at)
 REJECTED_LINKS = _LINK.where(_L.c.attempt == _OF, ~_IS_CURRENT).order_by(_L.c.extra, _L.c.linked_at)
+LAST_LINKED = select(func.max(_L.c.linked_at)).where(_L.c.attempt == _OF)
 LINK = select(_L.c.batch_id).where(_L.c.account == _AT, _L.c.batch_id == _OF)
 LINKED = select(_L.c.batch_id).where(_L.c.account == _AT)
 LATE_LINKS = (

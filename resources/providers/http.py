@@ -24,7 +24,7 @@ from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, Sto
 
 _REFUSALS = {400, 401, 402, 403, 404, 405, 410, 413, 422}
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
-_HURRIED_SECONDS = 10.0
+_HURRIED_SECONDS = 20.0
 _MAX_RETRY_AFTER = 120.0
 _LONGEST_LINE = 64 * 1024 * 1024
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
@@ -37,7 +37,7 @@ _UNTIL: ContextVar[float] = ContextVar("_UNTIL", default=math.inf)
 
 @contextmanager
 def hurried(until: float) -> Generator[None]:
-    """In here each request is made once, waits at most ten seconds for a word, and none is begun after `until`.
+    """In here each request is made once, waits at most 20 seconds for a word, and none is begun after `until`.
 
     For who can come back later and must not be held up by a server that hangs.
 
@@ -255,6 +255,7 @@ class HttpClient:
         return text.replace(self._key, "***") if self._key else text
 
     def _patiently(self, call: Callable[[], T]) -> T:
+        self._timeout()  # without time, nothing is begun: no server is brought back either
         attempts = self._attempts if math.isinf(_UNTIL.get()) else 1
         for attempt in stamina.retry_context(on=_pause, attempts=attempts, timeout=None, wait_max=20.0):
             with attempt:

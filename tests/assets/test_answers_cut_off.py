@@ -12,7 +12,7 @@ from dagster_batch_llm.resources.errors import RefusedError
 from dagster_batch_llm.resources.operations import ask_again, given_up
 from dagster_batch_llm.resources.providers.protocol import Batch
 
-from .conftest import House
+from .conftest import House, failure
 from .fake_provider import FakeProvider, FakeServer, Rule, answered, by_first_label, prompt_of
 from .test_body import moods, reviews
 
@@ -81,6 +81,22 @@ def test_a_provider_that_takes_no_larger_limit_does_not_keep_the_table_away(
     house.server.forget()
     house.done(reviews("a", "b", "c"), limited)
     assert house.server.requests == []
+
+
+def test_a_larger_batch_that_is_rejected_for_another_reason_fails_the_run(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.server.rule = cut_off_below(1_000)
+    create = FakeServer.create
+
+    def only_once(server: FakeServer, file_id: str, token: str) -> Batch:
+        server.rejects = "the account is overdrawn" if server.requests else None
+        return create(server, file_id, token)
+
+    monkeypatch.setattr(FakeServer, "create", only_once)
+    result = house.run(reviews("a", "b"), moods(parameters={"max_tokens": 10}))
+    assert "overdrawn" in failure(result)
+    assert house.ledger.attempts.incidents() == []
 
 
 def test_an_answer_that_the_models_own_end_cut_off_is_final_until_a_person_says_otherwise(house: House) -> None:

@@ -12,11 +12,13 @@ from dagster_batch_llm.resources.providers.http import _date  # pyright: ignore[
 from dagster_batch_llm.resources.providers.profile import OPENAI, Recovery
 
 from .effects import Died, Effects
+from .fake_openai import answers, twice
 from .test_late_arrivals import asked_anew, shown, sweep
 from .test_lost_creates import IDEMPOTENT, sent
 from .world import MakeWorld, World
 
-DAYS = 3 * 86400.0
+DAY = 86400.0
+DAYS = 3 * DAY
 HOURS = 8 * 3600.0
 
 
@@ -130,3 +132,63 @@ def test_a_date_without_a_zone_is_not_of_this_machines_zone(monkeypatch: pytest.
         monkeypatch.undo()
         time.tzset()
     assert found == _date("Wed, 25 Nov 2026 11:00:00 GMT") == 1795604400.0
+
+
+def with_a_duplicate(world: World) -> tuple[Attempt, str]:
+    """A submitted attempt with two batches, and the one of them that is too many."""
+    attempt, machine = world.ask(), world.machine()
+    world.server.on("POST /v1/batches", twice)
+    machine.send(attempt.id)
+    world.clock.sleep(2.0)
+    machine.reconcile(attempt.id)
+    (extra,) = set(world.server.batches) - {world.now(attempt).batch_id}
+    return attempt, extra
+
+
+def test_what_can_not_be_had_holds_nothing_up_for_longer_because_the_clock_was_set_back(world: World) -> None:
+    world.clock.ahead = 30 * DAY
+    attempt, extra = with_a_duplicate(world)
+    world.clock.sleep(120.0)
+    world.machine().poll("llm")
+    world.server.on(f"GET /v1/batches/{extra}", answers(403), times=100_000)
+    world.clock.ahead = 0.0
+    world.finish(attempt, within=2 * DAY, step=3600.0)
+    world.paid_once()
+
+
+def test_results_that_are_gone_are_given_up_after_a_day_also_if_the_clock_was_set_back(world: World) -> None:
+    world.clock.ahead = 30 * DAY
+    attempt = world.ask()
+    world.machine().send(attempt.id)
+    world.clock.sleep(120.0)
+    world.machine().poll("llm")
+    world.server.files.pop(world.server.batches["batch-1"]["output_file_id"])
+    world.machine().step(world.now(attempt))
+    world.clock.ahead = 0.0
+    world.finish(attempt, within=2 * DAY, step=3600.0)
+    assert {outcome for _, outcome, _ in world.outcomes()} == {"gone"}
+
+
+def test_a_duplicate_that_was_collected_is_no_late_arrival_because_the_clock_was_set_back(world: World) -> None:
+    world.clock.ahead = 3 * DAY
+    attempt, _ = with_a_duplicate(world)
+    world.clock.ahead = 0.0
+    world.clock.sleep(120.0)
+    world.finish(attempt)
+    assert world.ledger.attempts.late("acme") == []
+
+
+def test_a_batch_that_was_turned_away_is_not_taken_for_the_new_one_because_the_clock_was_set_back(world: World) -> None:
+    world.clock.ahead = 3 * DAY
+    world.server.problem = {"code": "token_limit_exceeded", "message": "full"}
+    attempt, machine = world.ask(), world.machine()
+    machine.send(attempt.id)
+    world.clock.sleep(120.0)
+    machine.poll("llm")
+    machine.step(world.now(attempt))
+    world.server.problem, world.clock.ahead = None, 0.0
+    world.clock.sleep(4000.0)
+    world.machine().step(world.now(attempt))
+    assert [link.batch_id for link in world.ledger.attempts.links(attempt.id)] == ["batch-2"]
+    world.finish(attempt)
+    world.paid_once()

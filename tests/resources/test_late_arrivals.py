@@ -267,3 +267,17 @@ def test_a_worker_may_die_before_any_effect_of_a_sweep(make_world: MakeWorld, tm
     assert len(whole.done) > 5
     for number in range(len(whole.done)):
         assert effects(number).died
+
+
+def test_a_duplicate_that_runs_is_not_cancelled_beside_a_survivor_that_a_full_queue_turned_away(world: World) -> None:
+    world.server.seconds = 3600.0
+    attempt = world.ask()
+    world.server.on("POST /v1/batches", repeated)
+    world.machine().send(attempt.id)
+    (survivor,) = {world.now(attempt).batch_id}
+    problem = {"code": "token_limit_exceeded", "message": "the first one fills the queue"}
+    world.server.batches[str(survivor)] |= {"status": "failed", "errors": {"data": [problem]}}
+    assert sweep(world) == 1
+    world.finish(attempt, within=8 * 3600.0)
+    assert world.server.creates() == 1
+    world.paid_once()

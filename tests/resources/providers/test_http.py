@@ -459,19 +459,20 @@ def test_a_create_that_reached_nobody_is_not_repeated_for_it(folder: Path) -> No
     assert len(script.asked) == 1
 
 
-def test_who_is_in_a_hurry_asks_once_waits_ten_seconds_at_most_and_asks_nothing_when_the_time_is_over() -> None:
-    clock, script = FakeClock(), Script(no(503))
-    http = client(script, clock=clock)
-    with hurried(until=15.0):
+def test_who_is_in_a_hurry_asks_once_waits_little_and_neither_asks_nor_starts_anything_when_the_time_is_over() -> None:
+    clock, script, started = FakeClock(), Script(no(503)), list[str]()
+    http = client(script, clock=clock, when_away=lambda: started.append("a server"))
+    with hurried(until=25.0):
         with pytest.raises(AmbiguousError):
             http.get("/batches")
-        clock.sleep(9.0)
+        clock.sleep(19.0)
         with pytest.raises(AmbiguousError):
             http.post_once("/batches/x/cancel", None, lambda: None)
         clock.sleep(6.0)
         with pytest.raises(UnreachableError, match="no time left"):
             http.get("/batches")
-    assert [request.extensions["timeout"]["read"] for request in script.asked] == [10.0, 6.0]
+    assert [request.extensions["timeout"]["read"] for request in script.asked] == [20.0, 6.0]
+    assert started == []
     with pytest.raises(AmbiguousError):
         http.get("/batches")
     assert len(script.asked) == 2 + 5
