@@ -13,7 +13,6 @@ from .home import Home
 from .ledger import Attempt, Ledger
 from .providers.protocol import Batch, BatchProvider, Phase
 
-
 Missing = dict[str, ProviderError]
 """What can't be had of an attempt's batches, by their names: the survivor's only if it isn't there, a duplicate's
 whatever the provider said."""
