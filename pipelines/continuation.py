@@ -10,7 +10,7 @@ import dagster as dg
 from dagster import DagsterInstance, RunsFilter
 
 from ..assets.run import BACKFILL_TAG, MODEL_METADATA, ORIGIN_TAG, PARTITION_TAG, PLAN_TAG, RANGE_TAGS, STATE_TAG
-from ..resources.ledger import AttemptState, Ledger, Origin, Plan, PlanState
+from ..resources.ledger import LEASE_SECONDS, AttemptState, Ledger, Origin, Plan, PlanState, has_come
 
 GENERATION_TAG = "batch_llm/generation"
 _GRACE_SECONDS = 60.0
@@ -146,21 +146,22 @@ def _movable(
 def can_move(ledger: Ledger, plan: Plan) -> bool:
     """Whether a run could do something for a plan: nobody holds it, and it doesn't wait for a provider."""
     now = ledger.clock.now()
-    if plan.holder is not None and plan.holder_until > now:
+    if ledger.plans.is_held(plan):
         return False
     attempts = ledger.attempts.open_of_plan(plan.id)
-    ended = [a for a in attempts if a.state is AttemptState.SUBMITTED and a.ended_at is not None and a.due <= now]
+    due = [a for a in attempts if has_come(a.due, now)]
+    ended = [a for a in due if a.state is AttemptState.SUBMITTED and a.ended_at is not None]
     if plan.state is not PlanState.OPEN:
         return bool(ended)  # it will not be written, but what is paid is fetched
-    sendable = [a for a in attempts if a.state is AttemptState.PLANNED and a.due <= now and a.lease_until <= now]
+    sendable = [a for a in due if a.state is AttemptState.PLANNED and has_come(a.lease_until, now, LEASE_SECONDS)]
     return bool(sendable) or len(ended) == len(attempts)
 
 
 def _lacks_keeper(instance: DagsterInstance, ledger: Ledger, plan: Plan) -> bool:
     """Whether a plan's backfill would be called failed, because the run that kept it is gone."""
-    free = plan.state is PlanState.OPEN and (plan.holder is None or plan.holder_until <= ledger.clock.now())
     return (
-        free
+        plan.state is PlanState.OPEN
+        and not ledger.plans.is_held(plan)
         and plan.backfill is not None
         and not ledger.plans.is_kept(plan.backfill)
         and _is_running(instance, plan.backfill)
@@ -199,7 +200,7 @@ def _failures(instance: DagsterInstance, ledger: Ledger, origin: Origin, movable
     tags = {ORIGIN_TAG: origin.id, GENERATION_TAG: str(origin.generation)}
     runs = instance.get_runs(RunsFilter(tags=tags), limit=1)
     if not runs:
-        return origin.failures + 1 if now >= origin.due else None
+        return origin.failures + 1 if has_come(origin.due, now, _GRACE_SECONDS) else None
     last = runs[0]
     if not last.is_finished and not _is_silent(instance, ledger, last):
         # One that has said that it lets go stays until its successor is there.
@@ -211,7 +212,7 @@ def _failures(instance: DagsterInstance, ledger: Ledger, origin: Origin, movable
         message = f"{failures} collect runs of run {origin.id} in a row got nowhere; see run {last.run_id}."
         ledger.attempts.incident("collect runs fail", origin.id, message)
     waited = now - (origin.due - _GRACE_SECONDS)
-    return failures if waited >= min(5.0 * 2**failures, 3600.0) else None
+    return None if 0 <= waited < min(5.0 * 2**failures, 3600.0) else failures  # before 0: the clock was set back
 
 
 def selection(ledger: Ledger, graph: AssetGraph, origin: Origin, movable: Sequence[Plan]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import dagster as dg
 
@@ -17,11 +17,14 @@ from ..resources.ledger import Attempt, AttemptState, Ledger, Plan, PlanState
 from ..resources.machine import BatchMachine
 from ..resources.operations.advice import ADVICE
 from ..resources.operations.waits import WINDOW_SECONDS, new_troubles, overdue, window_seconds
+from ..resources.providers.http import hurried
 from .continuation import collect_requests
 from .providers import providers_of
 
-_TICK_SECONDS = 30.0
+_LOOK_SECONDS = 30.0
 """A tick ends well before Dagster's limit of 60 s; what it didn't reach is due first at the next one."""
+
+_LATE_SECONDS = 10.0
 
 _SWEEP_SECONDS = 600.0
 _UNSETTLED = (AttemptState.CREATING, AttemptState.AMBIGUOUS)
@@ -56,10 +59,10 @@ def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason
         return dg.SkipReason("This sensor runs in a code location that a workspace has loaded.")
     ledger = Ledger()
     plans = _mine(context, ledger, origin.location_name)
+    seen, windows = _look_at_providers(context, ledger, plans)
     cursor = _sweep(context, ledger, origin.location_name)
     if not plans:
         return dg.SensorResult(skip_reason="No LLM table is waiting.", cursor=cursor)
-    seen, windows = _look_at_providers(context, ledger, plans)
     requests = collect_requests(context, ledger, [_as_it_is_now(context, ledger, plan) for plan in plans])
     out = [(plan, ledger.attempts.open_of_plan(plan.id)) for plan in plans]
     return dg.SensorResult(
@@ -80,22 +83,30 @@ def _look_at_providers(
 ) -> tuple[list[Attempt], Mapping[str, float]]:
     """What was seen at the providers, and how long a batch may take at each."""
     providers = providers_of(context, {plan.llm for plan in plans})
-    until = ledger.clock.monotonic() + _TICK_SECONDS
     seen: list[Attempt] = []
     with contextlib.closing(BatchMachine(ledger, providers, SENSOR_NAME)) as machine:
-        for llm in providers:
+        for llm, until in _in_turn(ledger, providers, _LOOK_SECONDS):
             try:
-                due = ledger.attempts.due([AttemptState.SUBMITTED], llm)
-                polled = machine.poll(llm, attempts=due, until=until)
-                seen += polled
-                if trouble := new_troubles([a.message for a in polled], [a.message for a in due]):
-                    context.log.warning(trouble)
-                for attempt in ledger.attempts.due(_UNSETTLED, llm):
-                    if ledger.clock.monotonic() < until:
-                        machine.reconcile(attempt.id)
+                with hurried(until):
+                    due = ledger.attempts.due([AttemptState.SUBMITTED], llm)
+                    polled = machine.poll(llm, attempts=due, until=until)
+                    seen += polled
+                    if trouble := new_troubles([a.message for a in polled], [a.message for a in due]):
+                        context.log.warning(trouble)
+                    for attempt in ledger.attempts.due(_UNSETTLED, llm):
+                        if ledger.clock.monotonic() < until:
+                            machine.reconcile(attempt.id)
             except ProviderError as error:
                 context.log.warning(error.message)
     return seen, {llm: window_seconds(provider.profile.windows) for llm, provider in providers.items()}
+
+
+def _in_turn(ledger: Ledger, llms: Collection[str], seconds: float) -> Iterator[tuple[str, float]]:
+    """Each resource key and until when (monotonic) it may take: none can use up what is left for the others."""
+    end = ledger.clock.monotonic() + seconds
+    for left, llm in zip(range(len(llms), 0, -1), sorted(llms), strict=True):
+        now = ledger.clock.monotonic()
+        yield llm, now + (end - now) / left
 
 
 def _sweep(context: dg.SensorEvaluationContext, ledger: Ledger, location: str) -> str:
@@ -103,12 +114,13 @@ def _sweep(context: dg.SensorEvaluationContext, ledger: Ledger, location: str) -
     last: dict[str, float] = json.loads(context.cursor or "{}")
     now = ledger.clock.now()
     used = ledger.attempts.used_since(now - HORIZON_SECONDS, location)
-    due = {llm for llm in used if now - last.get(llm, 0.0) >= _SWEEP_SECONDS}
+    due = {llm for llm in used if not 0 <= now - last.get(llm, 0.0) < _SWEEP_SECONDS}
     with contextlib.closing(BatchMachine(ledger, providers_of(context, due, late=True), SENSOR_NAME)) as machine:
-        for llm in sorted(due):
+        for llm, until in _in_turn(ledger, due, _LATE_SECONDS):
             last[llm] = now
             try:
-                found = machine.sweep(llm)
+                with hurried(until):
+                    found = machine.sweep(llm)
             except ProviderError as error:
                 context.log.warning(error.message)
                 continue

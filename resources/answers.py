@@ -31,7 +31,7 @@ _MAX_DOUBLINGS = 6
 """Of an output limit: tries and retries may be many, and no model writes that much."""
 
 
-Absent = Literal["missing", "expired", "gone"]
+Absent = Literal["missing", "expired", "gone", "truncated"]
 """The outcome of a row that no result speaks of."""
 
 
@@ -131,6 +131,7 @@ def _matched(absent: Absent | None) -> str:
         "missing": "the provider returned nothing for this row",
         "expired": "the batch was ended before this row's turn",
         "gone": "the provider had deleted the results before they were fetched",
+        "truncated": "the answer was cut off, and a batch with a larger limit was rejected",
     }
     return f"""
         SELECT
@@ -213,7 +214,10 @@ def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], limited: bool)
 
 
 def best_sql(answers: Sequence[Path]) -> str:
-    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last; and its tries."""
+    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last; and its tries.
+
+    What was cut off says more than that nobody gave it more room.
+    """
     listed = ", ".join(f"({number}, {literal(str(path))})" for number, path in enumerate(answers))
     if not listed:
         return f"SELECT *, NULL::BIGINT AS tries FROM {parquet([], COLUMNS)}"
@@ -222,7 +226,10 @@ def best_sql(answers: Sequence[Path]) -> str:
         FROM read_parquet([{", ".join(literal(str(path)) for path in answers)}], filename=true) AS found
         JOIN (VALUES {listed}) AS file(n, path) ON file.path = found.filename
         QUALIFY row_number() OVER (
-            PARTITION BY key ORDER BY outcome <> 'ok', CASE outcome WHEN 'ok' THEN n ELSE -n END
+            PARTITION BY key ORDER BY
+                outcome <> 'ok',
+                outcome = 'truncated' AND answer IS NULL,
+                CASE outcome WHEN 'ok' THEN n ELSE -n END
         ) = 1
     """
 

@@ -10,7 +10,7 @@ from .errors import ProviderError, StaleFenceError
 from .file_names import digest
 from .home import Home
 from .ledger import Attempt, AttemptState, Incident, Ledger, Link, Send
-from .lost_creates import ours, stop
+from .lost_creates import created_since, ours, stop
 from .providers.protocol import Batch, BatchProvider
 from .result_files import ResultFiles
 
@@ -48,7 +48,7 @@ class LateArrivals:
         if not sends:
             return 0
         known = self._attempts.linked(self._provider.account)
-        listing = self._provider.list(min(send.t0 for send in sends))
+        listing = self._provider.list(*created_since(sends))
         found = [pair for pair in ours(listing.batches, sends) if pair[0].id not in known]
         return sum(self.arrived(batch, send) for batch, send in found)
 

@@ -120,6 +120,19 @@ def stop(provider: BatchProvider, batches: Sequence[Batch]) -> None:
                 provider.cancel(batch.id)
 
 
+def created_since(sends: Sequence[Send]) -> tuple[float, float | None]:
+    """The moment of the first of some sends, for a listing: by our clock, and by the provider's."""
+    return min(send.t0 for send in sends), min((send.there for send in sends if send.there is not None), default=None)
+
+
+def is_settled(profile: Profile, send: Send, listing: Listing, send_seconds: float) -> bool:
+    """Whether a listing is whole and began when the send could no longer take effect, by all clocks that tell."""
+    began = listing.started_at
+    if send.there is not None and listing.clock_offset is not None:  # our clock may have been set forward since
+        began = min(began, send.t0 + began + listing.clock_offset[0] - send.there)
+    return listing.complete and began >= last_chance(profile, send, send_seconds) + profile.settle
+
+
 def last_chance(profile: Profile, send: Send, send_seconds: float) -> float:
     """The last moment in which this send may have left: Unix seconds, our clock."""
     if profile.recovery is Recovery.IDEMPOTENT:
@@ -135,10 +148,11 @@ def _best_first(found: list[tuple[Batch, Send]]) -> list[tuple[Batch, Send]]:
 def _candidates(profile: Profile, listing: Listing, listed: Sequence[Batch], sends: Sequence[Send]) -> list[Batch]:
     """Batches of the right time and size. The provider's clock is known as an interval only."""
     low, high = listing.clock_offset or (-_CLOCK_SECONDS, _CLOCK_SECONDS)
-    spans = [
-        (send.t0 + low - _MARGIN_SECONDS, send.send_deadline + profile.settle + high + _MARGIN_SECONDS, send.rows)
-        for send in sends
-    ]
+    spans: list[tuple[float, float, int]] = []
+    for send in sends:
+        then = [low, high] if send.there is None else [low, high, send.there - send.t0]
+        end = send.send_deadline + profile.settle + max(then) + _MARGIN_SECONDS
+        spans.append((send.t0 + min(then) - _MARGIN_SECONDS, end, send.rows))
     return [
         batch
         for batch in listed

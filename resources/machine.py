@@ -14,9 +14,9 @@ from pathlib import Path
 from .answers import Parsed
 from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
-from .ledger import Attempt, AttemptId, AttemptState, Ledger, Link, Send
+from .ledger import LONGEST_WAIT, Attempt, AttemptId, AttemptState, Ledger, Link, Send, has_come
 from .looking import as_they_are, gone_since, look_at, still_awaited
-from .lost_creates import is_anothers, last_chance, ours, sighting, stop, strangers, was_mixed_up
+from .lost_creates import created_since, is_anothers, is_settled, ours, sighting, stop, strangers, was_mixed_up
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
 from .result_files import SHORT, Missing, ResultFiles, outcome_of_absent
@@ -26,7 +26,6 @@ CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
 _RECONCILE_SECONDS = 15.0
 _FILES_LATE_SECONDS = 60.0
-_LONGEST_WAIT = 3600.0
 _LOOKS_AT_ONCE = 100
 
 
@@ -72,7 +71,7 @@ class BatchMachine:
             UnreachableError: Likewise, and nothing was sent.
         """
         with self._taken(attempt, AttemptState.PLANNED) as taken:
-            if taken is None or taken.due > self._clock.now() or not self.knows(taken):
+            if taken is None or not has_come(taken.due, self._clock.now()) or not self.knows(taken):
                 return
             try:
                 prepared, send = upload(self.ledger, self._providers[taken.llm], taken)
@@ -126,7 +125,7 @@ class BatchMachine:
 
     def _postpone(self, attempt: Attempt, error: ProviderError) -> None:
         asked = error.retry_after
-        wait = _backed_off(15.0, attempt.waits, 300.0) if asked is None else min(asked, _LONGEST_WAIT)
+        wait = _backed_off(15.0, attempt.waits, 300.0) if asked is None else min(asked, LONGEST_WAIT)
         due = self._clock.now() + wait
         self._attempts.release(attempt, due=due, waits=attempt.waits + 1, message=error.message)
 
@@ -145,7 +144,7 @@ class BatchMachine:
     def reconcile(self, attempt: AttemptId) -> None:
         """Find out what became of a create whose reply was lost, or whose sender died."""
         with self._taken(attempt, AttemptState.CREATING, AttemptState.AMBIGUOUS) as taken:
-            if taken is None or taken.due > self._clock.now() or not self.knows(taken):
+            if taken is None or not has_come(taken.due, self._clock.now()) or not self.knows(taken):
                 return
             lost = taken.state is AttemptState.CREATING
             unsure = self._attempts.move(taken, AttemptState.AMBIGUOUS) if lost else taken
@@ -155,7 +154,7 @@ class BatchMachine:
                 return
             provider = self._providers[unsure.llm]
             try:
-                listing = provider.list(sends[0].t0)
+                listing = provider.list(*created_since(sends))
                 seen = sighting(provider, listing, sends, strangers(self.ledger, provider, unsure))
             except ProviderError as error:
                 self._postpone(unsure, error)
@@ -172,7 +171,8 @@ class BatchMachine:
     def _may_repeat(self, attempt: Attempt, send: Send) -> bool:
         """Whether the provider takes the same create for the same batch; what nobody wants isn't sent once more."""
         profile = self._providers[attempt.llm].profile
-        remembered = profile.recovery is Recovery.IDEMPOTENT and self._clock.now() <= send.t0 + profile.remembers
+        age = self._clock.now() - send.t0
+        remembered = profile.recovery is Recovery.IDEMPOTENT and 0.0 <= age <= profile.remembers
         return remembered and not was_mixed_up(self.ledger, attempt) and self.ledger.upkeep.is_wanted(attempt.id)
 
     def _choose(self, attempt: Attempt, found: list[tuple[Batch, Send]]) -> None:
@@ -191,8 +191,7 @@ class BatchMachine:
         profile = self._providers[attempt.llm].profile
         wait = {"due": self._clock.now() + min(_RECONCILE_SECONDS, profile.poll_seconds[1])}
         if not profile.revocable:
-            settled = last_chance(profile, send, SEND_SECONDS) + profile.settle
-            safe = listing.complete and listing.started_at >= settled
+            safe = is_settled(profile, send, listing, SEND_SECONDS)
         elif attempt.revoked_at is None:
             safe = False
             if self._clock.now() > send.send_deadline + CREATE_SECONDS + SEND_SECONDS:
@@ -257,7 +256,7 @@ class BatchMachine:
         """
         with self._taken(attempt, AttemptState.SUBMITTED) as taken:
             now = self._clock.now()
-            if taken is None or taken.ended_at is None or taken.due > now or not self.knows(taken):
+            if taken is None or taken.ended_at is None or not has_come(taken.due, now) or not self.knows(taken):
                 return
             provider = self._providers[taken.llm]
             try:
@@ -267,7 +266,9 @@ class BatchMachine:
                     again = {"ended_at": None, "gone_since": gone_since(taken, now, lacking)}
                     self._attempts.release(taken, due=now, **again)
                     return
-                if now - taken.ended_at < _FILES_LATE_SECONDS and any(batch.lacks_files for batch in batches):
+                if not has_come(taken.ended_at + _FILES_LATE_SECONDS, now) and any(
+                    batch.lacks_files for batch in batches
+                ):
                     self._attempts.release(taken, due=now + 5.0)
                     return
                 paths, unread = ResultFiles(self.ledger, taken).fetch(provider, batches, names)
@@ -294,6 +295,14 @@ class BatchMachine:
             return
         reasons = "; ".join(problem.words for problem in batch.problems[:3])
         message = f"{profile.name} rejected batch {batch.id} as a whole, unpaid: {reasons or 'no reason was given'}."
+        if attempt.limit_factor > 1:  # the limit is all that it has and its rows' first batch hadn't
+            said = (
+                f"{message} Its {attempt.rows} rows had been cut off, and were asked with more room; they stay cut off."
+            )
+            self._attempts.incident("limit refused", batch.id, said)
+            files = ResultFiles(self.ledger, attempt)
+            self._close(attempt, files, files.read([], "truncated"))
+            return
         self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(message))
         raise RefusedError(message)
 
@@ -304,7 +313,7 @@ class BatchMachine:
         parsed = files.read(paths, "gone" if lost else outcome_of_absent(batches))
         counted = sum(batch.completed + batch.failed for batch in batches)
         whole = lost.keys().isdisjoint(batch.id for batch in batches)  # else some files can't be fetched once more
-        early = self._clock.now() < (attempt.ended_at or 0.0) + _FILES_LATE_SECONDS
+        early = not has_come((attempt.ended_at or 0.0) + _FILES_LATE_SECONDS, self._clock.now())
         if whole and parsed.lines < counted and (early or not (attempt.message or "").startswith(SHORT)):
             # A file that was cut at the end of a line looks whole, and the rows beyond would be asked and paid again.
             files.remove(parsed, paths)

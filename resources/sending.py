@@ -39,8 +39,9 @@ def upload(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> tuple[A
     finally:
         with suppress(OSError):
             path.unlink()
-    now = clock.now()
-    return attempt, Send(token, attempt.id, attempt.send_no + 1, now, now + SEND_SECONDS, file_id, attempt.rows)
+    now, ahead = clock.now(), provider.clock_offset
+    there = now + ahead[1] if ahead else None
+    return attempt, Send(token, attempt.id, attempt.send_no + 1, now, now + SEND_SECONDS, file_id, attempt.rows, there)
 
 
 class TooLateError(Exception):

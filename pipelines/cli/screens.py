@@ -63,8 +63,7 @@ def lines(ledger: Ledger) -> list[Line]:
 def _line(ledger: Ledger, plan: Plan, attempt: Attempt | None, now: float) -> Line:
     ended = "" if plan.state is PlanState.OPEN else f", table {plan.state}"
     if attempt is None:
-        worked = plan.holder is not None and plan.holder_until > now
-        state = "a run works on it" if worked else why_it_waits(ledger, plan)
+        state = "a run works on it" if ledger.plans.is_held(plan) else why_it_waits(ledger, plan)
         return Line(table_of(plan), plan.llm, "-", state, plan.keys, 0, 0, now - plan.created_at, None)
     state = f"{attempt.state} ({attempt.phase})" if attempt.phase and attempt.batch_id else str(attempt.state)
     return Line(

@@ -8,12 +8,15 @@ from ..clock import Clock
 from .attempts import AnswersFile, Attempt, AttemptId, Attempts, Incident, Link, Send
 from .connect import Database, default_home
 from .looks import Looks, Snapshot
+from .moments import LEASE_SECONDS, LONGEST_WAIT, has_come
 from .plans import Origin, Plan, PlanId, Plans
 from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
 from .upkeep import Upkeep
 
 __all__ = [
+    "LEASE_SECONDS",
     "LEGAL",
+    "LONGEST_WAIT",
     "OPEN_ATTEMPTS",
     "AnswersFile",
     "Attempt",
@@ -33,6 +36,7 @@ __all__ = [
     "Snapshot",
     "Upkeep",
     "default_home",
+    "has_come",
 ]
 
 

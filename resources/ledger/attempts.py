@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
@@ -15,6 +16,7 @@ from ..request import TaskHash
 from . import schema
 from .connect import Database, persistent, was_cut_off
 from .high_water import note_sends, sends_in
+from .moments import LEASE_SECONDS
 from .new_rows import insert_new, insert_own
 from .records import AnswersFile, AttemptId, Incident, Link, Send
 from .statements import (
@@ -32,9 +34,6 @@ from .statements import (
     fenced_update,
 )
 from .states import LEGAL, AttemptState, PlanState
-
-LEASE_SECONDS = 180.0
-"""Longest create (120 s) + longest wait before its last byte (30 s) + 30 s; renewed before each call."""
 
 _T = schema.attempt
 
@@ -230,7 +229,8 @@ class Attempts:
         values = {"fence": attempt.fence + 1}
         if attempt.state is AttemptState.SUBMITTED:
             values |= {"ended_at": None, "lease_until": 0.0, "due": self._db.clock.now()}
-        row = {**_columns(link), "linked_at": self._db.clock.now()}
+        last = max(attempt.submitted_at or 0.0, attempt.closed_at or 0.0)  # the clock may have been set back since
+        row = {**_columns(link), "linked_at": max(self._db.clock.now(), math.nextafter(last, math.inf))}
         with self._db.write() as c:
             if not insert_new(c, schema.link, row):
                 return False

@@ -15,6 +15,7 @@ from ..request import RequestSpec, TaskHash
 from . import schema
 from .attempts import Attempt
 from .connect import Database, persistent, was_cut_off
+from .moments import LOOK_LEASE_SECONDS
 from .new_rows import insert_new, insert_own
 from .statements import (
     ANSWERS_OF_TASK,
@@ -26,8 +27,6 @@ from .statements import (
     TASK_FENCE,
     TASK_SPEC,
 )
-
-LOOK_LEASE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)

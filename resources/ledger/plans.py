@@ -13,14 +13,12 @@ from ..errors import StorageError
 from ..request import TaskHash
 from . import schema
 from .connect import Database, persistent, was_cut_off
+from .moments import HOLD_SECONDS, has_come
 from .new_rows import insert_new, insert_own
 from .statements import HOLD_PLAN, LET_PLAN_GO, PLAN, PLANS_WITH_WORK, UNFINISHED
 from .states import PlanState
 
 PlanId = NewType("PlanId", str)
-
-HOLD_SECONDS = 120.0
-"""A run that works on a plan renews its hold well within this; then the sensor may send another run."""
 
 _P = schema.plan
 
@@ -185,11 +183,15 @@ class Plans:
 
         No sensor looks after them; those of a code location are ended by a collect run.
         """
-        free = (_P.c.holder.is_(None)) | (_P.c.holder_until <= self._db.clock.now())
+        free = _P.c.holder.is_(None) | has_come(_P.c.holder_until, self._db.clock.now(), HOLD_SECONDS)
         older = (_P.c.asset == plan.asset, _P.c.seq < plan.seq, _P.c.state == PlanState.OPEN, _P.c.location.is_(None))
         mine = set(plan.partitions)
         found = self.find(*older, free) if plan.location is None else []
         return [other for other in found if set(other.partitions) <= mine and bool(other.partitions) == bool(mine)]
+
+    def is_held(self, plan: Plan) -> bool:
+        """Whether a run works on a plan now."""
+        return plan.holder is not None and not has_come(plan.holder_until, self._db.clock.now(), HOLD_SECONDS)
 
     @persistent
     def origin(self, origin: str) -> Origin:
@@ -214,7 +216,7 @@ class Plans:
         """Become or stay the keeper of a backfill; False while another run is."""
         k, now = schema.keeper, self._db.clock.now()
         row = {"backfill": backfill, "run": run, "lease_until": now + HOLD_SECONDS}
-        free = (k.c.run == run) | (k.c.lease_until <= now)
+        free = (k.c.run == run) | has_come(k.c.lease_until, now, HOLD_SECONDS)
         with self._db.write() as c:
             mine = update(k).where(k.c.backfill == backfill, free).values(run=run, lease_until=row["lease_until"])
             return c.execute(mine).rowcount > 0 or insert_new(c, k, row)
@@ -225,7 +227,7 @@ class Plans:
         k = schema.keeper
         with self._db.read() as c:
             until = c.execute(select(k.c.lease_until).where(k.c.backfill == backfill)).scalar_one_or_none()
-        return until is not None and until > self._db.clock.now()
+        return until is not None and not has_come(until, self._db.clock.now(), HOLD_SECONDS)
 
     @persistent
     def resign(self, backfill: str, run: str) -> None:

@@ -11,7 +11,7 @@ AttemptId = NewType("AttemptId", str)
 
 @dataclass(frozen=True)
 class Send:
-    """One permission to POST a create once; never changed."""
+    """One permission to POST a create once; never changed. `there` is `t0` by the provider's clock, if it told."""
 
     token: str
     attempt: AttemptId
@@ -20,6 +20,7 @@ class Send:
     send_deadline: float
     file_id: str
     rows: int
+    there: float | None = None
 
 
 @dataclass(frozen=True)

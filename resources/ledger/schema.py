@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = "0003"
+SCHEMA_VERSION = "0004"
 """The newest alembic revision; a test compares it with the migrations folder."""
 
 metadata = MetaData()
@@ -147,6 +147,7 @@ send = Table(
     Column("send_deadline", Float, nullable=False, comment="after this it must not be sent any more"),
     Column("file_id", String, nullable=False),
     Column("rows", Integer, nullable=False),
+    Column("there", Float, comment="t0 by the provider's clock; NULL if it didn't say"),
     UniqueConstraint("attempt", "n"),
 )
 

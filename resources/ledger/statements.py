@@ -23,13 +23,15 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 
 from . import schema
+from .moments import HOLD_SECONDS, LEASE_SECONDS, LOOK_LEASE_SECONDS, has_come
 from .records import Link, Send
 from .states import OPEN_ATTEMPTS, AttemptState, PlanState
 
 _A, _T, _P, _K = schema.answers, schema.attempt, schema.plan, schema.task
 _L, _S = schema.link, schema.send
 _OF, _AT, _BY = bindparam("of", type_=String), bindparam("at", type_=String), bindparam("by", type_=String)
-_NOW, _UNTIL = bindparam("now", type_=Float), bindparam("until", type_=Float)
+_UNTIL = bindparam("until", type_=Float)
+_NOW: ColumnElement[float] = bindparam("now", type_=Float[float]())
 
 ATTEMPT = select(_T).where(_T.c.id == _OF)
 ATTEMPTS_OF_PLAN = (
@@ -40,7 +42,7 @@ ATTEMPTS_OF_PLAN = (
 )
 TAKE_ATTEMPT = (
     update(_T)
-    .where(_T.c.id == _OF, _T.c.lease_until <= _NOW)
+    .where(_T.c.id == _OF, has_come(_T.c.lease_until, _NOW, LEASE_SECONDS))
     .values(fence=_T.c.fence + 1, owner=_BY, lease_until=_UNTIL)
 )
 
@@ -78,7 +80,7 @@ PLANS_WITH_WORK = select(_P).where(_P.c.location == _AT, UNFINISHED).order_by(_P
 HOLD_PLAN = (
     update(_P)
     .where(_P.c.id == _OF)
-    .where((_P.c.holder.is_(None)) | (_P.c.holder == _BY) | (_P.c.holder_until <= _NOW))
+    .where(_P.c.holder.is_(None) | (_P.c.holder == _BY) | has_come(_P.c.holder_until, _NOW, HOLD_SECONDS))
     .values(holder=_BY, holder_until=_UNTIL)
 )
 LET_PLAN_GO = update(_P).where(_P.c.id == _OF, _P.c.holder == _BY).values(holder=None, holder_until=0.0)
@@ -87,7 +89,7 @@ TASK_SPEC = select(_K.c.spec).where(_K.c.hash == _OF)
 TASK_FENCE = select(_K.c.fence).where(_K.c.hash == _OF)
 TAKE_TASK = (
     update(_K)
-    .where(_K.c.hash == _OF, (_K.c.lease_until <= _NOW) | (_K.c.owner == _BY))
+    .where(_K.c.hash == _OF, has_come(_K.c.lease_until, _NOW, LOOK_LEASE_SECONDS) | (_K.c.owner == _BY))
     .values(owner=_BY, lease_until=_UNTIL)
 )
 MOVE_TASK_FENCE = (
@@ -105,7 +107,8 @@ LAST_RETRY = select(func.max(schema.retry.c.at)).where(schema.retry.c.task == _O
 @cache
 def due_attempts(states: Sequence[AttemptState], *, of_one: bool) -> Select[tuple[object, ...]]:
     """Attempts in these states that are due ``now`` and that nobody holds; all, or ``of`` one resource key."""
-    found = select(_T).where(_T.c.state.in_(states), _T.c.due <= _NOW, _T.c.lease_until <= _NOW)
+    free = has_come(_T.c.lease_until, _NOW, LEASE_SECONDS)
+    found = select(_T).where(_T.c.state.in_(states), has_come(_T.c.due, _NOW), free)
     if of_one:
         found = found.where(_T.c.llm == _OF)
     return found.order_by(_T.c.due, _T.c.created_at, _T.c.id)

@@ -18,6 +18,8 @@ ADVICE: Mapping[str, str] = {
     "unreadable lines": "Rows of these lines that have no answer are asked again, three times in all. Look at the "
     "files that the message names: if the provider writes them so, tell it, naming the batch; if the disk is bad, "
     "look after that.",
+    "limit refused": "The answers are longer than the provider or model allows at once. Ask for shorter ones in the "
+    "prompt, or use a model with a higher output limit; the rows are in the table with the status truncated.",
     "tick": "The sensor skips this run's tables until the cause is mended. Read the message; if a definition was "
     "changed or removed, bring it back, or end the plans: dagster-batch-llm cancel TABLE.",
     "unreachable plan": "Bring the asset or partition back, and its plan goes on; or materialize it under its new "

@@ -9,7 +9,9 @@ import re
 import zlib
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -22,12 +24,31 @@ from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, Sto
 
 _REFUSALS = {400, 401, 402, 403, 404, 405, 410, 413, 422}
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
+_HURRIED_SECONDS = 10.0
 _MAX_RETRY_AFTER = 120.0
 _LONGEST_LINE = 64 * 1024 * 1024
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 T = TypeVar("T")
+
+_UNTIL: ContextVar[float] = ContextVar("_UNTIL", default=math.inf)
+
+
+@contextmanager
+def hurried(until: float) -> Generator[None]:
+    """In here each request is made once, waits at most ten seconds for a word, and none is begun after `until`.
+
+    For who can come back later and must not be held up by a server that hangs.
+
+    Args:
+        until: By the monotonic clock.
+    """
+    token = _UNTIL.set(until)
+    try:
+        yield
+    finally:
+        _UNTIL.reset(token)
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,8 @@ class HttpClient:
         self._clock = clock or SystemClock()
         self._attempts = attempts
         self._when_away = when_away
+        self.clock_offset: tuple[float, float] | None = None
+        """How far the other clock is ahead, by the last reply; see `Reply`."""
         self._client = httpx.Client(
             base_url=self._origin,
             trust_env=host not in _LOOPBACK,  # HTTP_PROXY isn't meant for this machine
@@ -77,11 +100,11 @@ class HttpClient:
 
     def get(self, path: str, params: Mapping[str, str | int] | None = None) -> Reply:
         """GET JSON."""
-        return self._patiently(lambda: self._json(self._client.build_request("GET", path, params=params)))
+        return self._patiently(lambda: self._json(self._request("GET", path, params=params)))
 
     def delete(self, path: str) -> Reply:
         """DELETE."""
-        return self._patiently(lambda: self._json(self._client.build_request("DELETE", path)))
+        return self._patiently(lambda: self._json(self._request("DELETE", path)))
 
     def post_once(
         self,
@@ -99,7 +122,7 @@ class HttpClient:
             yield content
 
         sent = {"Content-Type": "application/json", "Content-Length": str(len(content)), **(headers or {})}
-        return self._json(self._client.build_request("POST", path, content=guarded(), headers=sent))
+        return self._json(self._request("POST", path, content=guarded(), headers=sent))
 
     def upload(self, path: str, fields: Mapping[str, str], file: Path, filename: str) -> Reply:
         """POST a file as multipart form data, streamed from disk."""
@@ -107,7 +130,7 @@ class HttpClient:
         def send() -> Reply:
             with file.open("rb") as stream:
                 files = {"file": (filename, stream, "application/octet-stream")}
-                return self._json(self._client.build_request("POST", path, data=dict(fields), files=files))
+                return self._json(self._request("POST", path, data=dict(fields), files=files))
 
         return self._patiently(send)
 
@@ -147,7 +170,7 @@ class HttpClient:
     @contextmanager
     def _streamed(self, path: str) -> Generator[httpx.Response]:
         """A file on its way."""
-        with self._mapped(), self._client.stream("GET", path) as response:
+        with self._mapped(), self._client.stream("GET", path, timeout=self._timeout()) as response:
             if response.status_code != 200:
                 response.read()
                 raise self._error(response)
@@ -162,11 +185,20 @@ class HttpClient:
                     break
         return line.split(b"\n", 1)[0]
 
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Request:
+        return self._client.build_request(method, path, timeout=self._timeout(), **options)
+
+    def _timeout(self) -> httpx.Timeout:
+        left = _UNTIL.get() - self._clock.monotonic()
+        if left <= 0.0:
+            raise UnreachableError(f"{self._name}: there was no time left to ask {self._origin}. Nothing was sent.")
+        return _TIMEOUT if math.isinf(left) else httpx.Timeout(min(max(left, 1.0), _HURRIED_SECONDS))
+
     def _json(self, request: httpx.Request) -> Reply:
         sent = self._clock.now()
         with self._mapped():
             response = self._client.send(request)
-        received = self._clock.now()
+        self.clock_offset = _offset(response.headers.get("date"), sent, self._clock.now())
         if not response.is_success:
             raise self._error(response)
         text = self._without_key(response.text)
@@ -179,7 +211,7 @@ class HttpClient:
                 f"({_quoted(text)}). Is base_url right, or a proxy in between?",
                 status=response.status_code,
             ) from error
-        return Reply(body, _offset(response.headers.get("date"), sent, received))
+        return Reply(body, self.clock_offset)
 
     @contextmanager
     def _mapped(self) -> Generator[None]:
@@ -223,7 +255,8 @@ class HttpClient:
         return text.replace(self._key, "***") if self._key else text
 
     def _patiently(self, call: Callable[[], T]) -> T:
-        for attempt in stamina.retry_context(on=_pause, attempts=self._attempts, timeout=None, wait_max=20.0):
+        attempts = self._attempts if math.isinf(_UNTIL.get()) else 1
+        for attempt in stamina.retry_context(on=_pause, attempts=attempts, timeout=None, wait_max=20.0):
             with attempt:
                 return self._once(call)
         raise AssertionError("stamina returns or raises")
@@ -317,7 +350,8 @@ def _retry_after(headers: httpx.Headers, now: float) -> float | None:
 
 def _date(header: str) -> float | None:
     try:
-        return email.utils.parsedate_to_datetime(header).timestamp()
+        date = email.utils.parsedate_to_datetime(header)
+        return date.replace(tzinfo=date.tzinfo or UTC).timestamp()  # without a zone it isn't this machine's zone
     except (ValueError, OverflowError):
         return None
 

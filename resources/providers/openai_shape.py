@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -69,6 +70,10 @@ class OpenAIShape:
     def account(self) -> str:
         return self._account
 
+    @property
+    def clock_offset(self) -> tuple[float, float] | None:
+        return self._http.clock_offset
+
     def upload(self, path: Path, filename: str) -> str:
         reply = self._http.upload("/files", {"purpose": "batch"}, path, filename)
         return _id(_object(reply.body))
@@ -89,7 +94,7 @@ class OpenAIShape:
     def check(self, batch_id: str) -> Batch:
         return parse_batch(self._http.get(f"/batches/{_part(batch_id)}").body)
 
-    def list(self, since: float) -> Listing:
+    def list(self, since: float, there: float | None = None) -> Listing:
         started = self._clock.now()
         found: dict[str, Batch] = {}
         params: dict[str, str | int] = {"limit": _PAGE}
@@ -98,7 +103,7 @@ class OpenAIShape:
             reply = self._http.get("/batches", params)
             offset = offset or reply.clock_offset
             # Without a Date header the provider's clock may be an hour off; listing more costs a page, not money.
-            oldest = since + (offset[0] - 300.0 if offset else -3600.0)
+            oldest = min(since + (offset[0] - 300.0 if offset else -3600.0), (there or math.inf) - 300.0)
             page = _object(reply.body)
             batches = [parse_batch(item) for item in _listed(page)]
             known = len(found)

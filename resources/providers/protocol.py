@@ -104,6 +104,11 @@ class BatchProvider(Protocol):
         """Whose batches these are; two providers with the same account see the same batches."""
         ...
 
+    @property
+    def clock_offset(self) -> tuple[float, float] | None:
+        """How far its clock is ahead of ours, as an interval, by its last reply; None if that didn't tell."""
+        ...
+
     def upload(self, path: Path, filename: str) -> str:
         """Upload a request file; gives its id. Safe to repeat: a second copy is never asked."""
         ...
@@ -119,8 +124,11 @@ class BatchProvider(Protocol):
         """Ask for one batch."""
         ...
 
-    def list(self, since: float) -> Listing:
-        """The batches created since then (our clock; the provider's may differ and is allowed for)."""
+    def list(self, since: float, there: float | None = None) -> Listing:
+        """The batches created since then (our clock; the provider's may differ and is allowed for).
+
+        Where the same moment was noted by the provider's clock, too, what was created since the earlier of the two.
+        """
         ...
 
     def fetch(self, batch: Batch, folder: Path) -> list[Path]:

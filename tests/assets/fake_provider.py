@@ -208,6 +208,10 @@ class FakeProvider:
     def account(self) -> str:
         return f"fake:{self._server.name}"
 
+    @property
+    def clock_offset(self) -> None:
+        return None
+
     def upload(self, path: Path, filename: str) -> str:
         self._server.calls["upload"] += 1
         return self._server.keep_file(path.read_bytes())
@@ -221,7 +225,7 @@ class FakeProvider:
         self._server.calls["check"] += 1
         return self._server.seen(batch_id)
 
-    def list(self, since: float) -> Listing:
+    def list(self, since: float, there: float | None = None) -> Listing:
         self._server.calls["list"] += 1
         return Listing(tuple(self._server.batches()), complete=True, started_at=since, clock_offset=None)
 

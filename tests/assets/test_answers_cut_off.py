@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from dagster_batch_llm.resources.operations import ask_again, given_up
 from dagster_batch_llm.resources.providers.protocol import Batch
 
 from .conftest import House
-from .fake_provider import FakeProvider, Rule, answered, by_first_label, prompt_of
+from .fake_provider import FakeProvider, FakeServer, Rule, answered, by_first_label, prompt_of
 from .test_body import moods, reviews
 
 
@@ -55,6 +56,31 @@ def test_rows_with_several_limits_go_out_in_a_file_each(house: House) -> None:
     house.done(reviews("a", "b", "d"), limited)
     assert limits(house) == [("a", 10), ("d", 10), ("b", 80)]
     assert [rows for rows, _ in house.server.sizes] == [2, 1]
+
+
+def test_a_provider_that_takes_no_larger_limit_does_not_keep_the_table_away(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.server.rule = cut_off_below(1_000)
+    create = FakeServer.create
+
+    def at_most_ten(server: FakeServer, file_id: str, token: str) -> Batch:
+        too_large = any(json.loads(line)["body"]["max_tokens"] > 10 for line in server.content(file_id).splitlines())
+        server.rejects = "max_tokens is too large" if too_large else None
+        return create(server, file_id, token)
+
+    monkeypatch.setattr(FakeServer, "create", at_most_ten)
+    limited = moods(parameters={"max_tokens": 10})
+    house.done(reviews("a", "b", "c"), limited)
+    *_, (status, error) = house.rows("moods", "status, error")
+    assert status == "truncated"
+    assert "cut off at the output limit of 10 tokens" in error
+    assert error.endswith('The answer was: {"label": "go')
+    kinds = {kind for kind, _, message in house.ledger.attempts.incidents() if "max_tokens is too large" in message}
+    assert kinds == {"limit refused"}
+    house.server.forget()
+    house.done(reviews("a", "b", "c"), limited)
+    assert house.server.requests == []
 
 
 def test_an_answer_that_the_models_own_end_cut_off_is_final_until_a_person_says_otherwise(house: House) -> None:

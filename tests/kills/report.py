@@ -35,3 +35,9 @@ def table(results: Sequence[Result]) -> str:
         f"{sum(seconds):.0f} s, {median(seconds or [0.0]):.1f} s a world."
     )
     return "\n".join(lines)
+
+
+def distinct(results: Sequence[Result]) -> int:
+    """How many steps were struck, each counted once per role and action."""
+    struck = [result for result in results if result.struck and result.point is not None]
+    return len({(result.point.role, result.action, result.point.step) for result in struck if result.point})

@@ -8,7 +8,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 from dagster_batch_llm.assets import classify_asset
-from dagster_batch_llm.pipelines.continuation import AssetGraph, selection
+from dagster_batch_llm.pipelines.continuation import AssetGraph, _failures, selection  # pyright: ignore[reportPrivateUsage]
 from dagster_batch_llm.resources import DuckDBTables, Ledger, LocalBatch
 from dagster_batch_llm.resources.ledger import Origin, Plan, PlanState
 
@@ -91,3 +91,10 @@ def test_a_table_that_was_not_selected_is_not_waited_for(ledger: Ledger) -> None
 
 def test_a_plan_that_was_cancelled_is_fetched_without_what_stands_below_it(ledger: Ledger) -> None:
     assert taken(ledger, {"moods": PlanState.DONE, "topics": PlanState.CANCELLED}, "topics") == {"topics"}
+
+
+def test_a_collect_run_that_was_requested_by_a_clock_that_was_ahead_is_requested_again(ledger: Ledger) -> None:
+    now = ledger.clock.now()
+    with dg.DagsterInstance.ephemeral() as instance:  # pyright: ignore[reportUnknownMemberType]
+        for due, failures in ((now + 30.0, None), (now + 3 * 86400.0, 1)):
+            assert _failures(instance, ledger, Origin("origin", (), {}, generation=1, due=due), []) == failures

@@ -16,6 +16,7 @@ from dagster_batch_llm.pipelines.cli.screens import Line, lines
 from dagster_batch_llm.pipelines.sensor import tick
 from dagster_batch_llm.resources import LocalBatch
 from dagster_batch_llm.resources.ledger import PlanState
+from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.protocol import BatchProvider
 from dagster_batch_llm.resources.providers.resource import BatchResource
 
@@ -100,6 +101,12 @@ def test_they_are_looked_for_every_ten_minutes_for_two_days(now: World) -> None:
     assert len(now.server.seen) == seen + 1
 
 
+def test_they_are_looked_for_again_when_the_clock_was_set_back(now: World) -> None:
+    a_table_came_in_and_a_proxy_made_a_second_batch(now)
+    ticked(json.dumps({"llm": now.clock.now() + 3 * 86400.0}))
+    assert now.ledger.attempts.incidents()
+
+
 def test_a_local_server_is_not_started_for_it(now: World, tmp_path: Path) -> None:
     a_table_came_in_and_a_proxy_made_a_second_batch(now)
     ticked(llm=LocalBatch(folder=str(tmp_path / "local")))
@@ -142,6 +149,34 @@ def test_of_many_batches_those_that_a_tick_does_not_reach_are_the_next_ones_firs
         now.clock.sleep(300.0)  # all are due again: the first ones must not be looked at for ever
     assert set(reached) == set(range(1, 13))
     assert max(reached.values()) - min(reached.values()) <= 1
+
+
+def test_a_provider_that_hangs_takes_nothing_from_the_others_and_no_tick(
+    now: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(dg.DagsterInstance, "has_run", has_run)
+    other = World(tmp_path / "other", now.clock)
+    monkeypatch.setitem(WORLDS, "other", other)
+    now.server.seconds = other.server.seconds = 1e6
+    answered = now.ask(["x"], name="answered")
+    now.machine().step(answered)
+    hanging = BatchMachine(now.ledger, {"hangs": other.provider()}, "run")
+    for number in range(12):
+        hanging.step(now.ask([f"prompt {number}"], name=f"p{number}", llm="hangs"))
+
+    def hang(request: httpx.Request, _: Serve) -> httpx.Response:
+        now.clock.sleep(request.extensions["timeout"]["read"])
+        raise httpx.ReadTimeout("nothing came", request=request)
+
+    other.server.on("GET /v1/", hang, times=500)
+    now.clock.sleep(900.0)
+    began, cursor = now.clock.now(), None
+    for _ in range(3):
+        began = now.clock.now()
+        cursor = ticked(cursor, llm=FakeBatch(world="world"), hangs=FakeBatch(world="other")).cursor
+        assert now.clock.now() - began < 50.0
+        assert now.now(answered).due > began  # it was looked at, late in the alphabet as it is
+        now.clock.sleep(900.0)
 
 
 def test_a_key_that_is_revoked_while_a_batch_is_out_is_said_once_and_shown(

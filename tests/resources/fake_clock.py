@@ -5,16 +5,21 @@ import threading
 
 
 class FakeClock:
-    """A clock that stands still until somebody sleeps; all workers of a test share it."""
+    """A clock that stands still until somebody sleeps; all workers of a test share it.
+
+    Attributes:
+        ahead: How wrong its wall clock is at the moment.
+    """
 
     def __init__(self, now: float = 1_800_000_000.0) -> None:
         self._start = now
         self._now = now
+        self.ahead = 0.0
         self._tokens = itertools.count(1)
         self._lock = threading.Lock()
 
     def now(self) -> float:
-        return self._now
+        return self._now + self.ahead
 
     def monotonic(self) -> float:
         return self._now - self._start

@@ -140,7 +140,7 @@ class FakeOpenAI:
     def tick(self) -> None:
         """Work off the batches whose time has come."""
         for job in self.batches.values():
-            if job["status"] in {"validating", "in_progress"} and job["_ready"] <= self.clock.now():
+            if job["status"] in {"validating", "in_progress"} and job["_ready"] <= self._now():
                 self._finish(job)
 
     def _finish(self, job: dict[str, Any]) -> None:
@@ -160,13 +160,17 @@ class FakeOpenAI:
         self.files[name] = content
         return name
 
+    def _now(self) -> float:
+        """What time it is, however wrong our clock may be."""
+        return self.clock.now() - self.clock.ahead
+
     def _name(self, kind: str) -> str:
         self._numbers[kind] += 1
         name = f"{kind}-{self._numbers[kind]}"
         return str(uuid.uuid5(uuid.NAMESPACE_OID, name)) if self.uuids else name
 
     def _json(self, body: object, status: int = 200) -> httpx.Response:
-        date = formatdate(self.clock.now() + self.skew, usegmt=True)
+        date = formatdate(self._now() + self.skew, usegmt=True)
         return httpx.Response(status, json=body, headers={"Date": date})
 
     def _missing(self, what: str) -> httpx.Response:
@@ -209,10 +213,10 @@ class FakeOpenAI:
             "completion_window": body["completion_window"],
             "metadata": body["metadata"] if self.keeps_metadata else None,
             "status": "validating",
-            "created_at": int(self.clock.now() + self.skew),
-            "expires_at": int(self.clock.now() + self.skew + 86400),
+            "created_at": int(self._now() + self.skew),
+            "expires_at": int(self._now() + self.skew + 86400),
             "_key": key,
-            "_ready": self.clock.now() + self.seconds,
+            "_ready": self._now() + self.seconds,
             "_input": self.files[body["input_file_id"]],
         }
         self.batches[str(job["id"])] = job
@@ -220,7 +224,7 @@ class FakeOpenAI:
 
     def _list(self, params: httpx.QueryParams) -> httpx.Response:
         newest_first = list(reversed(self.batches.values()))
-        horizon = self.clock.now() + self.skew - self.listing_lag
+        horizon = self._now() + self.skew - self.listing_lag
         listed = [job for job in newest_first if self.listing_lag == 0.0 or job["created_at"] <= horizon]
         names = [job["id"] for job in listed]
         start = names.index(params["after"]) + 1 if "after" in params else 0

@@ -99,18 +99,18 @@ class World:
         """A worker with connections of its own, as another process has them."""
         return BatchMachine(self.opened(), {"llm": self.provider()}, owner)
 
-    def ask(self, prompts: Sequence[str] = PROMPTS, *, name: str = "plan") -> Attempt:
+    def ask(self, prompts: Sequence[str] = PROMPTS, *, name: str = "plan", llm: str = "llm") -> Attempt:
         """A planned attempt that asks these prompts; a prompt is its own key here."""
         home = Home(self.folder)
         task = self.ledger.looks.declare(SPEC)
-        plan = self.ledger.plans.open(a_plan(name, task), Origin("run", (), {}))
+        plan = self.ledger.plans.open(a_plan(name, task, llm=llm), Origin("run", (), {}))
         write_columns(home.requests(plan.id), key=prompts, prompt=prompts)
         attempt = Attempt(
             id=AttemptId(self.clock.token()),
             state=AttemptState.PLANNED,
             task=task,
             plan=plan.id,
-            llm="llm",
+            llm=llm,
             account="acme",
             manifest=f"{name}.parquet",
             rows=len(prompts),

@@ -77,6 +77,7 @@ def build_request(
     data: Mapping[str, str] | None = None,
     files: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
+    timeout: object = None,
 ) -> Request:
     """Stands in for `httpx.Client.build_request`."""
     address = Address(f"/v1{path}", {name: str(value) for name, value in (params or {}).items()})
@@ -89,6 +90,6 @@ def build_request(
 
 
 @contextmanager
-def stream(client: httpx.Client, method: str, path: str) -> Generator[Any]:
+def stream(client: httpx.Client, method: str, path: str, *, timeout: object = None) -> Generator[Any]:
     """Stands in for `httpx.Client.stream`."""
     yield client.send(client.build_request(method, path), stream=True)

@@ -21,7 +21,7 @@ from dagster_batch_llm.resources.errors import (
     UnreachableError,
     UserError,
 )
-from dagster_batch_llm.resources.providers.http import HttpClient
+from dagster_batch_llm.resources.providers.http import HttpClient, hurried
 
 from ..fake_clock import FakeClock
 
@@ -457,3 +457,21 @@ def test_a_create_that_reached_nobody_is_not_repeated_for_it(folder: Path) -> No
     with pytest.raises(UnreachableError):
         CALLS["post"](client(script, when_away=lambda: "https://host.test:81/v1"), folder)
     assert len(script.asked) == 1
+
+
+def test_who_is_in_a_hurry_asks_once_waits_ten_seconds_at_most_and_asks_nothing_when_the_time_is_over() -> None:
+    clock, script = FakeClock(), Script(no(503))
+    http = client(script, clock=clock)
+    with hurried(until=15.0):
+        with pytest.raises(AmbiguousError):
+            http.get("/batches")
+        clock.sleep(9.0)
+        with pytest.raises(AmbiguousError):
+            http.post_once("/batches/x/cancel", None, lambda: None)
+        clock.sleep(6.0)
+        with pytest.raises(UnreachableError, match="no time left"):
+            http.get("/batches")
+    assert [request.extensions["timeout"]["read"] for request in script.asked] == [10.0, 6.0]
+    with pytest.raises(AmbiguousError):
+        http.get("/batches")
+    assert len(script.asked) == 2 + 5
