@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -25,23 +25,27 @@ class Sighting:
     """What a listing says about an attempt's sends.
 
     Attributes:
+        listing: What was listed.
         found: Batches that are proven to be ours, the one to keep first.
         undecided: Whether another one may be ours and can't be told yet.
     """
 
+    listing: Listing
     found: list[tuple[Batch, Send]]
     undecided: bool = False
 
 
-def sighting(provider: BatchProvider, listing: Listing, sends: Sequence[Send], strangers: Set[str]) -> Sighting:
-    """Look for the sends of one attempt, oldest first, among batches that aren't known to be something else.
+def look_for(ledger: Ledger, provider: BatchProvider, attempt: Attempt, sends: Sequence[Send]) -> Sighting:
+    """Look for an attempt's sends, oldest first, among the listed batches that aren't known to be something else.
 
     Where a batch's record doesn't say whose it is, time and size make it no more than a candidate: it is ours when the
     first line of its results says so, and as long as it runs nobody knows.
     """
+    listing = provider.list(*created_since(sends))
+    strangers = _strangers(ledger, provider, attempt)
     listed = [batch for batch in listing.batches if batch.id not in strangers]
     if provider.profile.recovery is not Recovery.RESULTS:
-        return Sighting(ours(listed, sends))
+        return Sighting(listing, ours(listed, sends))
     by_token = {send.token: send for send in sends}
     found: list[tuple[Batch, Send]] = []
     undecided = False
@@ -52,7 +56,7 @@ def sighting(provider: BatchProvider, listing: Listing, sends: Sequence[Send], s
             found.append((batch, by_token[token]))
         elif token is None and (not batch.phase.ended or listing.started_at < patience):
             undecided = True
-    return Sighting(_best_first(found), undecided)
+    return Sighting(listing, _best_first(found), undecided)
 
 
 def _token_in_results(provider: BatchProvider, batch: Batch) -> str | None:
@@ -66,7 +70,7 @@ def _token_in_results(provider: BatchProvider, batch: Batch) -> str | None:
         return None
 
 
-def strangers(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> set[str]:
+def _strangers(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> set[str]:
     """Batches that can't be what an attempt has lost: they were rejected before, or are known to be another one's."""
     rejected = {link.batch_id for link in ledger.attempts.links(attempt.id, rejected=True)}
     if provider.profile.recovery is Recovery.RESULTS:
@@ -118,6 +122,24 @@ def stop(provider: BatchProvider, batches: Sequence[Batch]) -> None:
         if not batch.phase.ended and batch.status != "cancelling":
             with suppress(ProviderError):
                 provider.cancel(batch.id)
+
+
+def in_another_account(ledger: Ledger, provider: BatchProvider, attempt: Attempt, send: Send) -> str | None:
+    """Why an account that doesn't list a send's batch isn't the one that it was sent to, recorded; None if it is.
+
+    Organisations and projects of one provider share an address; whose key it is shows in the file that we uploaded. A
+    person who has ended the attempt together with its batch knows better. Where a create is revoked, the file was
+    deleted by us.
+    """
+    if provider.profile.revocable or attempt.unwanted_at is not None or provider.has_file(send.file_id):
+        return None
+    message = (
+        f"The account of resource {attempt.llm!r} doesn't have {send.file_id}, the file of {send.rows} requests that "
+        "was uploaded to it, so nobody can know whether its batch was made. Does the key belong to another "
+        "organisation or project by now, or was the file deleted by hand?"
+    )
+    ledger.attempts.incident("another account", attempt.id, message)
+    return message
 
 
 def created_since(sends: Sequence[Send]) -> tuple[float, float | None]:

@@ -16,7 +16,7 @@ from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
 from .ledger import LONGEST_WAIT, Attempt, AttemptId, AttemptState, Ledger, Link, Send, has_come
 from .looking import as_they_are, gone_since, look_at, still_awaited
-from .lost_creates import created_since, is_anothers, is_settled, ours, sighting, stop, strangers, was_mixed_up
+from .lost_creates import in_another_account, is_anothers, is_settled, look_for, ours, stop, was_mixed_up
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
 from .result_files import SHORT, Missing, ResultFiles, outcome_of_absent
@@ -154,19 +154,17 @@ class BatchMachine:
                 return
             provider = self._providers[unsure.llm]
             try:
-                listing = provider.list(*created_since(sends))
-                seen = sighting(provider, listing, sends, strangers(self.ledger, provider, unsure))
+                seen = look_for(self.ledger, provider, unsure, sends)
+                if seen.found:
+                    self._choose(unsure, seen.found)
+                elif seen.undecided:
+                    self._attempts.release(unsure, due=self._clock.now() + provider.profile.poll_seconds[1])
+                else:
+                    self._absent(unsure, sends[-1], seen.listing)
             except ProviderError as error:
                 self._postpone(unsure, error)
-                if isinstance(error, RefusedError):
-                    return  # a look was refused, not the create
-                raise
-            if seen.found:
-                self._choose(unsure, seen.found)
-            elif seen.undecided:
-                self._attempts.release(unsure, due=self._clock.now() + provider.profile.poll_seconds[1])
-            else:
-                self._absent(unsure, sends[-1], listing)
+                if not isinstance(error, RefusedError):  # that one refuses a look, not the create
+                    raise
 
     def _may_repeat(self, attempt: Attempt, send: Send) -> bool:
         """Whether the provider takes the same create for the same batch; what nobody wants isn't sent once more."""
@@ -199,8 +197,11 @@ class BatchMachine:
                 wait = {"revoked_at": self._clock.now(), "due": self._clock.now() + profile.listing_lag}
         else:
             safe = listing.complete and listing.started_at >= attempt.revoked_at + profile.listing_lag
+        if safe and (doubt := in_another_account(self.ledger, self._providers[attempt.llm], attempt, send)):
+            safe, wait = False, {"due": self._clock.now() + profile.poll_seconds[1], "message": doubt}
         if safe:
-            self._attempts.move(attempt, AttemptState.PLANNED, file_id=None, revoked_at=None, lease_until=0.0)
+            nothing = {"file_id": None, "revoked_at": None, "message": None}
+            self._attempts.move(attempt, AttemptState.PLANNED, lease_until=0.0, **nothing)
         else:
             self._attempts.release(attempt, **wait)
 

@@ -6,6 +6,7 @@ A DuckDB file takes one writing process at a time, so it is opened late, closed 
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager
@@ -16,12 +17,13 @@ import dagster as dg
 import duckdb
 import stamina
 
-from .duck import UTC, quoted, rows
+from .duck import UTC, literal, quoted, rows
 from .errors import StorageError, TableLockedError
 from .table_store import TableStore
 
 _LOCKED = "Could not set lock on file"
 _INCOMING = "__batch_llm_incoming"
+_OWNER = "asset "
 _HOLDER = re.compile(r"Conflicting lock is held in (.+?\(PID \d+\))")
 
 
@@ -50,22 +52,26 @@ class DuckDBTables(TableStore):
     def check(self, key: dg.AssetKey, columns: Sequence[str], partitions: Sequence[str]) -> None:
         if Path(self.path).exists():
             with self.connection(read_only=True) as db:
-                self._refuse_other_case(db, key)
+                self._refuse_others_place(db, key)
         super().check(key, columns, partitions)
 
-    def _refuse_other_case(self, db: duckdb.DuckDBPyConnection, key: dg.AssetKey) -> None:
-        """DuckDB doesn't tell capital letters apart: one of two such tables would take the other's place."""
+    def _refuse_others_place(self, db: duckdb.DuckDBPyConnection, key: dg.AssetKey) -> None:
+        """Two assets may come to one table: DuckDB knows no capitals, one schema level, and a schema called main."""
         schema, table = _names(key)
         found = rows(
             db,
-            """SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = current_database()
-            AND lower(schema_name) = lower($s) AND lower(table_name) = lower($t) AND table_name <> $t""",
-            {"s": schema, "t": table},
+            """SELECT schema_name, table_name, comment FROM duckdb_tables() WHERE database_name = current_database()
+            AND lower(schema_name) = lower($s) AND lower(table_name) = lower($t)
+            AND (table_name <> $t OR (starts_with(comment, $prefix) AND comment <> $mine))""",
+            {"s": schema, "t": table, "prefix": _OWNER, "mine": _owner(key)},
         )
         if found:
+            *name, comment = found[0]
+            of = f" of {comment}" if comment else ""
             raise StorageError(
-                f"{self.path} has a table {'.'.join(found[0])!r}, and DuckDB can't tell {table_name(key)} from it: "
-                "only capital letters differ. Rename one of the assets, or use ParquetTables; nothing was asked."
+                f"{self.path} has a table {'.'.join(name)!r}{of}, and DuckDB can't tell that of asset {key.path} from "
+                "it. Rename one of the assets, or use ParquetTables; nothing was asked. If that asset is gone, drop "
+                "its table."
             )
 
     def metadata(self, key: dg.AssetKey) -> dict[str, Any]:
@@ -143,7 +149,7 @@ class DuckDBTables(TableStore):
         expression: str,
         partitions: Sequence[str],
     ) -> int:
-        self._refuse_other_case(engine, key)
+        self._refuse_others_place(engine, key)
         name = _place(engine, key)
         schema = name.removesuffix(f".{quoted(_names(key)[1])}")
         engine.begin()
@@ -162,6 +168,7 @@ class DuckDBTables(TableStore):
             else:
                 engine.execute(f"CREATE OR REPLACE TABLE {name} AS {source}")
                 count = rows(engine, f"SELECT count(*) FROM {name}")[0][0]
+            engine.execute(f"COMMENT ON TABLE {name} IS {literal(_owner(key))}")
             engine.commit()
         except StorageError:
             engine.rollback()
@@ -175,6 +182,11 @@ class DuckDBTables(TableStore):
                 "have changed, then run again."
             ) from error
         return int(count)
+
+
+def _owner(key: dg.AssetKey) -> str:
+    """Whose table it is, as its comment."""
+    return f"{_OWNER}{json.dumps(key.path)}"
 
 
 def table_name(key: dg.AssetKey) -> str:

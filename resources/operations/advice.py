@@ -13,6 +13,9 @@ ADVICE: Mapping[str, str] = {
     "stop using it. The batch that was created in truth is looked for by itself.",
     "results gone": "They were paid and can't be had any more. Look in the provider's console whether it still has "
     "them, and how long it keeps results; to ask, and pay, these rows anew: dagster-batch-llm retry TABLE.",
+    "another account": "Its requests aren't asked again while it is so. Put the old key back, and the batch is found, "
+    "if there is one. If that can't be, look for the batch in the provider's console, and end the table's plan: "
+    "dagster-batch-llm cancel TABLE --batches. What materializes after that asks, and pays, these rows anew.",
     "unknown rows": "The batch's result file has lines of somebody else. Nothing of them was used. Ask the provider, "
     "and look whether another program writes into the same account's files.",
     "unreadable lines": "Rows of these lines that have no answer are asked again, three times in all. Look at the "

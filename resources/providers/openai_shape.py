@@ -11,7 +11,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from ..clock import Clock, SystemClock
-from ..errors import AmbiguousError, RefusedError
+from ..errors import AmbiguousError, ProviderError, RefusedError
 from ..file_names import digest
 from ..visible import visible
 from .http import HttpClient
@@ -152,6 +152,15 @@ class OpenAIShape:
         except (RefusedError, AmbiguousError):  # servers say 400 or 409 of a batch that has ended
             if not self.check(batch_id).phase.ended:
                 raise
+
+    def has_file(self, file_id: str) -> bool:
+        try:
+            self._http.get(f"/files/{_part(file_id)}")
+        except ProviderError as error:
+            if error.status not in {404, 405, 410, 501}:
+                raise
+            return not error.is_gone
+        return True
 
     def delete_file(self, file_id: str) -> None:
         try:

@@ -146,6 +146,10 @@ class BatchProvider(Protocol):
         """Ask the provider to stop a batch; what already ran is paid and can be fetched."""
         ...
 
+    def has_file(self, file_id: str) -> bool:
+        """Whether the account has an uploaded file; a server that can't say so is believed to have it."""
+        ...
+
     def delete_file(self, file_id: str) -> None:
         """Delete an uploaded file; one that is gone already is fine."""
         ...

@@ -178,6 +178,10 @@ class FakeServer:
         """A file's bytes."""
         return self._files[file_id]
 
+    def has(self, file_id: str) -> bool:
+        """Whether a file is here."""
+        return file_id in self._files
+
     def delete(self, file_id: str) -> None:
         """Forget a file."""
         self._files.pop(file_id, None)
@@ -247,6 +251,10 @@ class FakeProvider:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def has_file(self, file_id: str) -> bool:
+        self._server.calls["has_file"] += 1
+        return self._server.has(file_id)
 
     def delete_file(self, file_id: str) -> None:
         self._server.calls["delete_file"] += 1

@@ -13,6 +13,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 from dagster_batch_llm.assets import Labels, classify_asset, convergence, embed_asset, llm_table
+from dagster_batch_llm.resources import DuckDBTables
 from dagster_batch_llm.resources.answers import MAX_TRIES, MAX_UNRUN
 from dagster_batch_llm.resources.errors import BusyError, StorageError
 from dagster_batch_llm.resources.ledger import PlanState
@@ -94,6 +95,28 @@ def test_a_changed_question_is_asked_of_every_row(house: House, changed: dict[st
     house.server.forget()
     assert asked(house.done(reviews("a", "b"), moods(**changed))) == (2, 0)
     assert len(house.server.requests) == 2
+
+
+def test_a_source_that_changes_while_a_batch_is_out_changes_the_next_table_not_this_one(house: House) -> None:
+    def written(rows: str) -> None:
+        assert isinstance(house.tables, DuckDBTables)
+        with house.tables.connection() as db:
+            db.execute(f"CREATE OR REPLACE TABLE reviews AS SELECT * FROM (VALUES {rows}) AS row(id, text)")
+
+    def rule(prompt: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        written("(1, 'other'), (3, 'new')")
+        return by_first_label(prompt, body)
+
+    source = dg.AssetSpec("reviews").with_io_manager_key("tables")
+    written("(1, 'a'), (2, 'b')")
+    house.server.rule = rule
+    house.done(source, moods(keep=["text"]), select=[moods()])
+    assert house.rows("moods", "id, text, status") == [(1, "a", "ok"), (2, "b", "ok")]
+    house.server.rule = by_first_label
+    house.server.forget()
+    house.done(source, moods(keep=["text"]), select=[moods()])
+    assert house.rows("moods", "id, text, status") == [(1, "other", "ok"), (3, "new", "ok")]
+    assert sorted(house.server.prompts) == ["new", "other"]
 
 
 def test_a_row_that_is_asked_again_after_a_change_back_is_remembered(house: House) -> None:

@@ -92,6 +92,7 @@ class FakeOpenAI:
         shows_files: Whether a batch is shown with the id of its input file.
         remembers: Whether a create with a known Idempotency-Key gives the batch that it made before.
         uuids: Whether ids are bare UUIDs.
+        other: If set, the project that the key belongs to by now; it has the same address and nothing of this one's.
         problem: If set, the next batches fail validation with it, unpaid.
         bill: How often each prompt was paid.
         seen: ``METHOD /path`` of each request that arrived.
@@ -105,6 +106,7 @@ class FakeOpenAI:
     shows_files: bool = True
     remembers: bool = False
     uuids: bool = False
+    other: FakeOpenAI | None = None
     problem: dict[str, Any] | None = None
     answer: Answer = chat_answer
     bill: Counter[str] = field(default_factory=Counter[str])
@@ -122,6 +124,8 @@ class FakeOpenAI:
         return httpx.MockTransport(self.handle)
 
     def handle(self, request: httpx.Request) -> httpx.Response:
+        if self.other is not None:
+            return self.other.handle(request)
         what = f"{request.method} {request.url.path}"
         self.seen.append(what)
         for number, (start, fault) in enumerate(self._faults):
@@ -185,6 +189,8 @@ class FakeOpenAI:
                 return self._json({"id": self.store(_uploaded(request)), "object": "file"})
             case "DELETE", ["files", name]:
                 return self._missing("file") if self.files.pop(name, None) is None else self._json({"deleted": True})
+            case "GET", ["files", name]:
+                return self._json({"id": name, "object": "file"}) if name in self.files else self._missing("file")
             case "GET", ["files", name, "content"]:
                 found = self.files.get(name)
                 return self._missing("file") if found is None else httpx.Response(200, content=found)

@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -133,10 +133,32 @@ def test_a_table_does_not_take_the_place_of_one_with_other_capital_letters(
         lambda: tables.check(dg.AssetKey("reviews"), ["id"], ()),
         lambda: tables.replace(dg.AssetKey("reviews"), file, types={"id": "BIGINT"}),
     ):
-        with pytest.raises(StorageError, match="only capital letters differ"):
+        with pytest.raises(StorageError, match="can't tell that of asset"):
             refused()
     assert tables.replace(dg.AssetKey("Reviews"), file, types={"id": "BIGINT"}) == 1
     assert tables.replace(dg.AssetKey(["other", "reviews"]), file, types={"id": "BIGINT"}) == 1
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(["a", "b", "c"], ["a.b", "c"]), (["a.b", "c"], ["a", "b", "c"]), (["x"], ["main", "x"]), (["main", "x"], ["x"])],
+    ids="/".join,
+)
+@pytest.mark.parametrize("partitions", [(), ("1",)], ids=["whole", "partition"])
+def test_two_assets_that_come_to_one_table_do_not_share_it(
+    tables: DuckDBTables, tmp_path: Path, first: list[str], second: list[str], partitions: Sequence[str]
+) -> None:
+    file = write_columns(tmp_path / "rows.parquet", id=["1"])
+    values: dict[str, Any] = {"types": {"id": "VARCHAR"}, "partition_expr": "id", "partitions": partitions}
+    for _ in range(2):
+        assert tables.replace(dg.AssetKey(first), file, **values) == 1
+    for refused in (
+        lambda: tables.check(dg.AssetKey(second), ["id"], ()),
+        lambda: tables.replace(dg.AssetKey(second), file, **values),
+    ):
+        with pytest.raises(StorageError, match="can't tell that of asset"):
+            refused()
+    assert tables.replace(dg.AssetKey(first), file, **values) == 1
 
 
 def test_the_place_of_a_table_is_shown(tables: DuckDBTables) -> None:

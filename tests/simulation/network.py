@@ -15,7 +15,7 @@ def call_of(method: str, path: str) -> str:
     if method == "DELETE":
         return "delete"
     if parts[0] == "files":
-        return "upload" if method == "POST" else "download"
+        return "upload" if method == "POST" else "download" if parts[-1] == "content" else "get"
     if method == "POST":
         return "create" if len(parts) == 1 else "cancel"
     return "list" if len(parts) == 1 else "get"

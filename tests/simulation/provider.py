@@ -212,6 +212,8 @@ class Provider:
                 return (
                     self._no(404, "no such file") if self.files.pop(name, None) is None else self._json({"deleted": 1})
                 )
+            case "GET", ["files", name]:
+                return self._json({"id": name}) if name in self.files else self._no(404, "no such file")
             case "GET", ["files", name, "content"]:
                 found = self.files.get(name)
                 return self._no(404, "no such file") if found is None else self.hub.respond(200, content=found)

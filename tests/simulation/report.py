@@ -20,7 +20,7 @@ _EXPECTED: Mapping[tuple[str, str], Sequence[str]] = {
     ("creating", "planned"): ("stop", "create no connection", "create 429"),
     ("creating", "refused"): ("create refused",),
     ("creating", "submitted"): ("none", "create delayed", "create doubled"),
-    ("ambiguous", "planned"): (*_ANY, *(f"{call} {fate}" for call in ("list", "delete") for fate in NETWORK)),
+    ("ambiguous", "planned"): (*_ANY, *(f"{call} {fate}" for call in ("list", "get", "delete") for fate in NETWORK)),
     ("ambiguous", "submitted"): ("none", *_ANY, *(f"list {fate}" for fate in NETWORK)),
     ("ambiguous", "creating"): ("none", *_ANY),
     ("submitted", "answered"): (

@@ -198,8 +198,10 @@ def test_a_deleted_file_is_gone_and_deleting_it_again_is_fine(world: RealWorld, 
     path = tmp_path / "in.jsonl"
     path.write_text(request("one") + "\n")
     file_id = provider.upload(path, path.name)
+    assert provider.has_file(file_id)
     provider.delete_file(file_id)
     provider.delete_file(file_id)
+    assert not provider.has_file(file_id)
     with pytest.raises(RefusedError, match="File content not found"):
         world.http().download(f"/files/{file_id}/content", tmp_path / "down.jsonl")
 

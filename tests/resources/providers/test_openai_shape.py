@@ -278,6 +278,18 @@ def test_deleting_a_file_that_is_gone_is_fine(world: World) -> None:
         world.provider().delete_file("b")
 
 
+@pytest.mark.parametrize(("status", "there"), [(200, True), (404, False), (410, False), (405, True), (501, True)])
+def test_a_file_is_there_unless_the_server_says_that_it_is_not(world: World, status: int, there: bool) -> None:
+    world.server.on("GET /v1/files/a", answers(status), times=10)
+    assert world.provider().has_file("a") is there
+
+
+def test_a_look_for_a_file_that_is_refused_says_nothing_about_it(world: World) -> None:
+    world.server.on("GET /v1/files/a", answers(403, "not yours"))
+    with pytest.raises(RefusedError, match="not yours"):
+        world.provider().has_file("a")
+
+
 def test_the_window_is_the_profiles_or_the_users(world: World) -> None:
     profile = replace(OPENAI, windows=("1h", "24h"))
     for window in (None, "24h"):

@@ -141,6 +141,7 @@ CALLS: dict[str, tuple[object, Callable[[OpenAIShape, Path], object], Callable[[
         lambda ours, path: fetch(ours, path.parent),
         lambda theirs, _: theirs.files.content("file-1").content,
     ),
+    "file": (FILE, lambda ours, _: ours.has_file("file-1"), lambda theirs, _: theirs.files.retrieve("file-1")),
     "delete": (FILE, lambda ours, _: ours.delete_file("file-1"), lambda theirs, _: theirs.files.delete("file-1")),
 }
 
@@ -287,7 +288,9 @@ def test_what_one_cancels_or_deletes_is_so_to_the_other(
         assert theirs.batches.retrieve(batch.id).status == "cancelled"
     for delete in (ours.delete_file, theirs.files.delete):
         file_id = ours.upload(path, path.name)
+        assert ours.has_file(file_id)
         delete(file_id)
         ours.delete_file(file_id)
+        assert not ours.has_file(file_id)
         with pytest.raises(openai.NotFoundError):
             theirs.files.retrieve(file_id)
