@@ -38,9 +38,10 @@ class LateArrivals:
 
         Costs one listing that reaches back to the oldest send of the last 48 hours, and nothing if there is none.
         """
-        found = self._found()
-        self._collect()
-        return found
+        try:
+            return self._found()
+        finally:  # a listing that can't be had keeps nothing from being fetched
+            self._collect()
 
     def _found(self) -> int:
         since = self._ledger.clock.now() - HORIZON_SECONDS

@@ -11,7 +11,7 @@ from .lost_creates import stop, surplus
 from .operations.ending import unwanted
 from .operations.waits import window_end, window_seconds
 from .providers.protocol import Batch, BatchProvider
-from .result_files import OF_DUPLICATE, Missing, missing
+from .result_files import OF_DUPLICATE, SHORT, Missing, missing
 
 _GONE_SECONDS = 24 * 3600.0
 """Results that are nowhere to be found for so long aren't expected any more."""
@@ -45,13 +45,17 @@ def look_at(
     return looked
 
 
-def gone_since(attempt: Attempt, now: float, lacking: Missing) -> float | None:
-    """Since when the survivor, or a file of it, has been nowhere to be found.
+def gone_since(attempt: Attempt, now: float, lacking: Missing, unread: Missing | None = None) -> float | None:
+    """Since when the survivor (`lacking`), or a file of it (`unread`), has been nowhere to be found.
 
     It alone: a duplicate that is gone must not use up the patience for the batch whose answers are awaited.
     """
-    # A clock that was ahead must not make anybody wait until it shows that time again.
-    return min(attempt.gone_since or now, now) if attempt.batch_id in lacking else None
+    since = min(attempt.gone_since or now, now)  # a clock that was ahead may have been set back
+    if attempt.batch_id in lacking:
+        return since
+    if unread and attempt.batch_id in unread:  # before it ended, it was the batch that was hidden
+        return max(since, min(attempt.ended_at or since, now))
+    return None
 
 
 def _is_given_up(attempt: Attempt, now: float) -> bool:
@@ -70,7 +74,7 @@ def still_awaited(attempt: Attempt, now: float, lacking: Missing, paths: Sequenc
             awaited = not _is_given_up(attempt, now)
         else:
             early = now <= (attempt.ended_at or now) + _GONE_SECONDS
-            first = not (attempt.message or "").startswith(OF_DUPLICATE)
+            first = not (attempt.message or "").startswith((OF_DUPLICATE, SHORT))
             awaited = early or first or not (paths or error.is_gone)
         if awaited:
             return error

@@ -17,17 +17,17 @@ from .late import LateArrivals
 from .ledger import LONGEST_WAIT, Attempt, AttemptId, AttemptState, Ledger, Link, Send, has_come
 from .looking import as_they_are, gone_since, look_at, still_awaited
 from .lost_creates import in_another_account, is_anothers, is_settled, look_for, ours, stop, was_mixed_up
+from .providers.http import hurried
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
 from .request import LIMITS
-from .result_files import Missing, ResultFiles, outcome_of_absent
+from .result_files import SHORT, Missing, ResultFiles, outcome_of_absent
 from .sending import SEND_SECONDS, TooLateError, permission, upload
 
 CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
 _RECONCILE_SECONDS = 15.0
 _FILES_LATE_SECONDS = 60.0
-_SHORT = "Fewer results"
 _LOOKS_AT_ONCE = 100
 
 
@@ -228,7 +228,8 @@ class BatchMachine:
         provider = self._providers[llm]
         listed: dict[str, Batch] = {}
         if len(due) > 2:  # one listing is cheaper than three single looks
-            with suppress(ProviderError):  # the single looks say what is wrong
+            half = self._clock.monotonic() + (until - self._clock.monotonic()) / 2
+            with suppress(ProviderError), hurried(half):  # the single looks say what is wrong
                 listing = provider.list(min(attempt.submitted_at or attempt.created_at for attempt in due))
                 listed = {batch.id: batch for batch in listing.batches}
         seen: list[Attempt] = []
@@ -280,15 +281,16 @@ class BatchMachine:
                 if isinstance(error, RefusedError):
                     return  # a look was refused, not the batch; that one is paid, and patience costs nothing
                 raise
-            lacking |= unread
+            since = gone_since(taken, now, lacking, unread)
             ended = min(taken.ended_at, now)  # a clock that was ahead may have been set back since
-            known = self._attempts.note(taken, gone_since=gone_since(taken, now, lacking), ended_at=ended)
-            if lacking:
-                self._without(known, paths, lacking)
-            elif batches[0].phase is Phase.FAILED and not paths:
+            known = self._attempts.note(taken, gone_since=since, ended_at=ended)
+            lacking |= unread
+            if error := still_awaited(known, now, lacking, paths):
+                self._postpone(known, error)
+            elif not lacking and batches[0].phase is Phase.FAILED and not paths:
                 self._rejected(known, batches[0])
             else:
-                self._keep(known, batches, paths)
+                self._keep(known, batches, paths, lacking)
 
     def _rejected(self, attempt: Attempt, batch: Batch) -> None:
         profile = self._providers[attempt.llm].profile
@@ -308,21 +310,30 @@ class BatchMachine:
         self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(message))
         raise RefusedError(message)
 
-    def _keep(self, attempt: Attempt, batches: Sequence[Batch], paths: Sequence[Path]) -> None:
+    def _keep(self, attempt: Attempt, batches: Sequence[Batch], paths: Sequence[Path], lost: Missing) -> None:
+        """Close it with what there is; rows that only something `lost` may have answered are asked on demand only."""
         attempt = self._attempts.renew(attempt)
         files = ResultFiles(self.ledger, attempt)
-        parsed = files.read(paths, outcome_of_absent(batches))
+        parsed = files.read(paths, "gone" if lost else outcome_of_absent(batches))
         counted = sum(batch.completed + batch.failed for batch in batches)
+        whole = lost.keys().isdisjoint(batch.id for batch in batches)  # else some files can't be fetched once more
         early = not has_come((attempt.ended_at or 0.0) + _FILES_LATE_SECONDS, self._clock.now())
-        if parsed.lines < counted and (early or not (attempt.message or "").startswith(_SHORT)):
+        if whole and parsed.lines < counted and (early or not (attempt.message or "").startswith(SHORT)):
             # A file that was cut at the end of a line looks whole, and the rows beyond would be asked and paid again.
             files.remove(parsed, paths)
-            said = f"{_SHORT}: {parsed.lines} of {counted} that the provider counts. They are fetched once more."
+            said = f"{SHORT}: {parsed.lines} of {counted} that the provider counts. They are fetched once more."
             self._attempts.release(attempt, due=self._clock.now() + 15.0, message=said)
-        elif parsed.unknown == parsed.lines > 0 and self._is_foreign(attempt, batches):
+        elif not lost and parsed.unknown == parsed.lines > 0 and self._is_foreign(attempt, batches):
             files.remove(parsed, paths)
             self._disown(attempt, batches[0])
         else:
+            for name, error in lost.items():
+                self._attempts.incident(
+                    "results gone",
+                    name,
+                    f"Results of batch {name} can't be had from the provider any more ({error.message}). Rows that "
+                    "nothing else answers have no answer and are not asked again by themselves.",
+                )
             self._close(attempt, files, parsed)
 
     def _close(self, attempt: Attempt, files: ResultFiles, parsed: Parsed) -> None:
@@ -348,22 +359,6 @@ class BatchMachine:
         )
         nothing = {"batch_id": None, "phase": None, "ended_at": None}
         self._attempts.move(attempt, AttemptState.AMBIGUOUS, lease_until=0.0, due=self._clock.now(), **nothing)
-
-    def _without(self, attempt: Attempt, paths: Sequence[Path], lacking: Missing) -> None:
-        """Some results can't be had: after a day, what there is is kept, and the rest asked on demand only."""
-        if error := still_awaited(attempt, self._clock.now(), lacking, paths):
-            self._postpone(attempt, error)
-            return
-        attempt = self._attempts.renew(attempt)
-        files = ResultFiles(self.ledger, attempt)
-        for name, error in lacking.items():
-            self._attempts.incident(
-                "results gone",
-                name,
-                f"Results of batch {name} can't be had from the provider any more ({error.message}). Rows that nothing "
-                "else answers have no answer and are not asked again by themselves.",
-            )
-        self._close(attempt, files, files.read(paths, "gone"))
 
     # ---- any state ---------------------------------------------------------------------------------------------------
 

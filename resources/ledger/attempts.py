@@ -166,7 +166,8 @@ class Attempts:
     def _intend(self, attempt: Attempt, send: Send) -> Attempt:
         with self._db.write() as c:
             # The fence comes first: the successor's send has the same number.
-            moved = _move(c, attempt, AttemptState.CREATING, {"send_no": send.n, "file_id": send.file_id})
+            fields_ = {"send_no": send.n, "file_id": send.file_id, "revoked_at": None}  # that was an earlier file
+            moved = _move(c, attempt, AttemptState.CREATING, fields_)
             insert_own(c, schema.send, _columns(send))
             return moved
 

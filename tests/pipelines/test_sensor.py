@@ -179,6 +179,27 @@ def test_a_provider_that_hangs_takes_nothing_from_the_others_and_no_tick(
         now.clock.sleep(900.0)
 
 
+def test_a_listing_that_takes_too_long_leaves_time_for_single_looks(
+    now: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dg.DagsterInstance, "has_run", has_run)
+    now.server.seconds = 60.0
+    attempts = [now.ask([f"prompt {number}"], name=f"p{number}") for number in range(5)]
+    for attempt in attempts:
+        now.machine().step(now.now(attempt))
+
+    def slowly(request: httpx.Request, serve: Serve) -> httpx.Response:
+        if request.url.path.endswith("/batches"):
+            now.clock.sleep(request.extensions["timeout"]["read"])
+            raise httpx.ReadTimeout("nothing came", request=request)
+        return serve()
+
+    now.server.on("GET /v1/batches", slowly, times=500)
+    now.clock.sleep(600.0)
+    ticked()
+    assert all(now.now(attempt).ended_at for attempt in attempts)
+
+
 def test_a_key_that_is_revoked_while_a_batch_is_out_is_said_once_and_shown(
     now: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,7 @@ from dagster_batch_llm.resources.sending import SEND_SECONDS
 
 from .effects import Died, Effects
 from .fake_openai import answers, changed, reply_lost, request_lost
-from .world import PROMPTS, MakeWorld, World
+from .world import PROMPTS, REVOCABLE, MakeWorld, World
 
 CREATE = "POST /v1/batches"
 BY_RESULTS = replace(OPENAI, name="silent", recovery=Recovery.RESULTS)
@@ -337,6 +337,27 @@ def test_ours_are_looked_for_also_when_an_earlier_batch_was_turned_away_by_a_ful
     world.clock.sleep(200.0)
     world.finish(attempt)
     ours_is_paid_once(world)
+
+
+def test_that_an_earlier_sends_file_is_deleted_proves_nothing_of_the_next_send(make_world: MakeWorld) -> None:
+    world = make_world(profile=REVOCABLE)
+    world.server.listing_lag = 7200.0
+    world.server.problem = {"code": "token_limit_exceeded", "message": "too many enqueued tokens"}
+    attempt = sent(world)
+    machine = world.machine()
+    while world.now(attempt).revoked_at is None:
+        world.clock.sleep(20.0)
+        machine.reconcile(attempt.id)
+    world.server.listing_lag = 0.0  # it is found after all, and was turned away by a full queue
+    while world.state(attempt) is not AttemptState.PLANNED:
+        world.clock.sleep(200.0)
+        machine.step(world.now(attempt))
+        machine.poll("llm")
+    world.server.problem = None
+    world.server.listing_lag = 60.0
+    world.server.on(CREATE, reply_lost)
+    world.finish(attempt, step=20.0)
+    world.paid_once()
 
 
 @pytest.mark.parametrize("profile", [OPENAI, IDEMPOTENT], ids=lambda profile: profile.name)

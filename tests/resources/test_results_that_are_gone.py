@@ -123,6 +123,18 @@ def test_a_duplicate_that_is_refused_is_waited_for_when_it_alone_can_have_the_an
     assert world.answers() == {prompt: f"re: {prompt}" for prompt in PROMPTS}
 
 
+def test_a_file_that_is_cut_at_a_lines_end_is_fetched_again_when_a_duplicate_is_left_out(world: World) -> None:
+    attempt, survivor, extra = with_a_duplicate(world)
+    world.server.on(f"GET /v1/batches/{extra}", answers(403), times=1000)
+    world.clock.sleep(120.0)
+    world.server.tick()
+    name = world.server.batches[survivor]["output_file_id"]
+    first = world.server.files[name].split(b"\n")[0] + b"\n"
+    world.server.on(f"GET /v1/files/{name}", lambda request, serve: httpx.Response(200, content=first))
+    world.finish(attempt, within=3 * DAY, step=1800.0)
+    world.paid_once()
+
+
 def test_one_404_of_a_duplicate_after_a_weekend_is_not_the_end(world: World) -> None:
     world.server.seconds = 1.0  # the duplicate has ended as well before it could be cancelled
     attempt, _, extra = with_a_duplicate(world)
@@ -194,6 +206,20 @@ def test_what_was_fetched_before_the_rest_was_gone_is_kept(world: World) -> None
     world.finish(attempt, within=48 * 3600.0, step=1800.0)
     assert world.ledger.attempts.answers([attempt.id])[0].outcomes == {"ok": 3}
     assert world.answers() == {prompt: f"re: {prompt}" for prompt in PROMPTS}
+
+
+def test_one_404_of_a_file_is_not_the_end_although_its_batch_had_been_hidden_for_days(world: World) -> None:
+    attempt = world.ask()
+    machine = world.machine()
+    machine.send(attempt.id)
+    job = world.server.batches.pop("batch-1")
+    while world.now(attempt).ended_at is None:
+        world.clock.sleep(3600.0)
+        machine.poll("llm")
+    world.server.batches["batch-1"] = job
+    world.server.on("GET /v1/files/", answers(404))
+    world.finish(attempt)
+    world.paid_once()
 
 
 def test_a_batch_that_the_provider_has_forgotten_is_given_up_long_after_its_window(world: World) -> None:
