@@ -16,6 +16,9 @@ _MARGIN_SECONDS = 300.0
 _CLOCK_SECONDS = 3600.0
 """How far a provider's clock may be off that doesn't tell its time."""
 
+_UNTOLD_SECONDS = 24 * 3600.0
+"""How far our own clock may have been set forward since a send, where nothing else tells."""
+
 _FILES_SECONDS = 24 * 3600.0
 """How long a candidate's result files are waited for; it may be a stranger's, whose files are deleted."""
 
@@ -150,8 +153,11 @@ def created_since(sends: Sequence[Send]) -> tuple[float, float | None]:
 def is_settled(profile: Profile, send: Send, listing: Listing, send_seconds: float) -> bool:
     """Whether a listing is whole and began when the send could no longer take effect, by all clocks that tell."""
     began = listing.started_at
-    if send.there is not None and listing.clock_offset is not None:  # our clock may have been set forward since
-        began = min(began, send.t0 + began + listing.clock_offset[0] - send.there)
+    if send.there is not None:  # our clock may have been set forward since
+        if listing.clock_offset is None:  # it took too long to tell; where the next ones don't either, a day decides
+            began -= _UNTOLD_SECONDS
+        else:
+            began = min(began, send.t0 + began + listing.clock_offset[0] - send.there)
     return listing.complete and began >= last_chance(profile, send, send_seconds) + profile.settle
 
 

@@ -287,7 +287,7 @@ class BatchMachine:
             lacking |= unread
             if error := still_awaited(known, now, lacking, paths):
                 self._postpone(known, error)
-            elif not lacking and batches[0].phase is Phase.FAILED and not paths:
+            elif not (lacking or paths) and all(batch.phase is Phase.FAILED for batch in batches):
                 self._rejected(known, batches[0])
             else:
                 self._keep(known, batches, paths, lacking)

@@ -23,6 +23,7 @@ from .statements import (
     ATTEMPT,
     ATTEMPTS_OF_PLAN,
     LAST_LINKED,
+    LAST_RETRY,
     LATE_LINKS,
     LINK,
     LINKED,
@@ -250,14 +251,14 @@ class Attempts:
     def index_late(self, attempt: Attempt, answers: AnswersFile) -> None:
         """Name the answers file of a late arrival, which must be durable; once, however often it is done."""
         with self._db.write() as c:
-            insert_new(c, schema.answers, _answers_row(attempt, answers, self._db.clock.now()))
+            insert_new(c, schema.answers, _answers_row(c, attempt, answers, self._db.clock.now()))
 
     @persistent
     def close(self, attempt: Attempt, answers: AnswersFile) -> Attempt:
         """submitted → answered; the answers file must be durable already."""
         now = self._db.clock.now()
         with self._db.write() as c:
-            insert_own(c, schema.answers, _answers_row(attempt, answers, now))
+            insert_own(c, schema.answers, _answers_row(c, attempt, answers, now))
             ended = {"closed_at": max(now, _last_linked(c, attempt)), "lease_until": 0.0, "owner": None}
             return _move(c, attempt, AttemptState.ANSWERED, ended)
 
@@ -357,7 +358,9 @@ def answers_file(row: Row[Any]) -> AnswersFile:
     return AnswersFile(row.file, json.loads(row.outcomes), row.input_tokens, row.output_tokens, row.unmetered)
 
 
-def _answers_row(attempt: Attempt, answers: AnswersFile, now: float) -> dict[str, Any]:
+def _answers_row(c: Connection, attempt: Attempt, answers: AnswersFile, now: float) -> dict[str, Any]:
+    # A `retry` forgives what is older; one that a clock ahead has dated must not forgive for days.
+    retried = c.execute(LAST_RETRY, {"of": attempt.task}).scalar_one() or 0.0
     return {
         "file": answers.file,
         "task": attempt.task,
@@ -366,7 +369,7 @@ def _answers_row(attempt: Attempt, answers: AnswersFile, now: float) -> dict[str
         "input_tokens": answers.input_tokens,
         "output_tokens": answers.output_tokens,
         "unmetered": answers.unmetered,
-        "at": now,
+        "at": max(now, math.nextafter(retried, math.inf)),
     }
 
 

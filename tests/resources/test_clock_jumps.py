@@ -6,16 +6,17 @@ import time
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import pytest
 from dagster_batch_llm.resources.ledger import Attempt, AttemptState
 from dagster_batch_llm.resources.providers.http import _date  # pyright: ignore[reportPrivateUsage]
 from dagster_batch_llm.resources.providers.profile import OPENAI, Recovery
 
 from .effects import Died, Effects
-from .fake_openai import answers, twice
+from .fake_openai import Fault, Serve, answers, reply_lost, twice
 from .test_late_arrivals import asked_anew, shown, sweep
 from .test_lost_creates import IDEMPOTENT, sent
-from .world import MakeWorld, World
+from .world import SPEC, MakeWorld, World
 
 DAY = 86400.0
 DAYS = 3 * DAY
@@ -192,3 +193,53 @@ def test_a_batch_that_was_turned_away_is_not_taken_for_the_new_one_because_the_c
     assert [link.batch_id for link in world.ledger.attempts.links(attempt.id)] == ["batch-2"]
     world.finish(attempt)
     world.paid_once()
+
+
+def slow_by(world: World, seconds: float) -> Fault:
+    """The reply comes so late that its date doesn't tell the provider's clock."""
+
+    def reply(_: httpx.Request, serve: Serve) -> httpx.Response:
+        response = serve()
+        world.clock.sleep(seconds)
+        return response
+
+    return reply
+
+
+def test_a_lost_create_is_found_though_a_clock_that_was_ahead_is_all_that_tells_when_it_was_sent(world: World) -> None:
+    world.clock.ahead = DAYS
+    world.server.on("POST /v1/files", slow_by(world, 40.0))
+    world.server.on("POST /v1/batches", reply_lost)
+    attempt = world.ask()
+    world.machine().send(attempt.id)
+    assert world.ledger.attempts.sends(attempt.id)[0].there is None
+    world.clock.ahead = 0.0
+    beside_others(world)
+    looked_for(world, attempt, DAYS)
+    world.finish(attempt)
+    world.paid_once()
+
+
+def test_a_slow_listing_proves_nothing_where_the_clock_may_have_been_set_forward(world: World) -> None:
+    world.clock.ahead = -HOURS
+    world.server.listing_lag = 120.0
+    world.server.on("POST /v1/batches", reply_lost)
+    attempt = world.ask()
+    world.machine().send(attempt.id)
+    world.clock.sleep(5.0)
+    world.clock.ahead = 0.0
+    world.server.on("GET /v1/batches", slow_by(world, 31.0))
+    world.machine().step(world.now(attempt))
+    world.finish(attempt)
+    world.paid_once()
+
+
+def test_failures_after_a_retry_count_though_the_clock_was_ahead_when_a_person_asked_for_it(world: World) -> None:
+    world.server.answer = lambda line: {"custom_id": line["custom_id"], "error": {"code": "x", "message": "broken"}}
+    world.finish(world.ask())
+    world.clock.ahead = DAYS
+    world.ledger.upkeep.ask_again(SPEC.task, 3)
+    world.clock.ahead = 0.0
+    world.finish(world.ask(name="again"))
+    seen = world.ledger.looks.snapshot(SPEC.task)
+    assert set(seen.answers_files) - seen.forgiven == {seen.answers_files[-1]}
