@@ -31,7 +31,11 @@ def world(home: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     def now(clock: SystemClock) -> float:
         return world.clock.now()
 
+    def monotonic(clock: SystemClock) -> float:
+        return world.clock.monotonic()
+
     monkeypatch.setattr(SystemClock, "now", now)
+    monkeypatch.setattr(SystemClock, "monotonic", monotonic)
     return world
 
 

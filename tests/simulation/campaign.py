@@ -145,6 +145,7 @@ class Total:
 def several(settings: Sequence[Setting], *, quick: bool = True) -> Total:
     """Some seeds in this process; `quick` as in `installed`."""
     total = Total()
+    gc.collect()  # what somebody has left here must not wait until the end, and be collected who knows where
     gc.disable()  # a seed is small; its garbage is collected when it is over
     try:
         with home_folder() as folder, installed(quick=quick) as seams:
