@@ -27,6 +27,18 @@ def cut_off_below(tokens: int) -> Rule:
     return rule
 
 
+def reject_more_than(tokens: int, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch with a row that may be longer fails as a whole, with these words."""
+    create = FakeServer.create
+
+    def created(server: FakeServer, file_id: str, token: str) -> Batch:
+        bodies = [json.loads(line)["body"] for line in server.content(file_id).splitlines()]
+        server.rejects = why if any(body["max_tokens"] > tokens for body in bodies) else None
+        return create(server, file_id, token)
+
+    monkeypatch.setattr(FakeServer, "create", created)
+
+
 def limits(house: House) -> list[tuple[str, int]]:
     return [(prompt_of(body), body["max_tokens"]) for body in house.server.requests]
 
@@ -62,14 +74,7 @@ def test_a_provider_that_takes_no_larger_limit_does_not_keep_the_table_away(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house.server.rule = cut_off_below(1_000)
-    create = FakeServer.create
-
-    def at_most_ten(server: FakeServer, file_id: str, token: str) -> Batch:
-        too_large = any(json.loads(line)["body"]["max_tokens"] > 10 for line in server.content(file_id).splitlines())
-        server.rejects = "max_tokens is too large" if too_large else None
-        return create(server, file_id, token)
-
-    monkeypatch.setattr(FakeServer, "create", at_most_ten)
+    reject_more_than(10, "max_tokens is too large", monkeypatch)
     limited = moods(parameters={"max_tokens": 10})
     house.done(reviews("a", "b", "c"), limited)
     *_, (status, error) = house.rows("moods", "status, error")
@@ -87,13 +92,7 @@ def test_a_larger_batch_that_is_rejected_for_another_reason_fails_the_run(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house.server.rule = cut_off_below(1_000)
-    create = FakeServer.create
-
-    def only_once(server: FakeServer, file_id: str, token: str) -> Batch:
-        server.rejects = "the account is overdrawn" if server.requests else None
-        return create(server, file_id, token)
-
-    monkeypatch.setattr(FakeServer, "create", only_once)
+    reject_more_than(10, "the account is overdrawn", monkeypatch)
     result = house.run(reviews("a", "b"), moods(parameters={"max_tokens": 10}))
     assert "overdrawn" in failure(result)
     assert house.ledger.attempts.incidents() == []
