@@ -158,10 +158,10 @@ def is_settled(profile: Profile, send: Send, listing: Listing, send_seconds: flo
             began -= _UNTOLD_SECONDS
         else:
             began = min(began, send.t0 + began + listing.clock_offset[0] - send.there)
-    return listing.complete and began >= last_chance(profile, send, send_seconds) + profile.settle
+    return listing.complete and began >= _last_chance(profile, send, send_seconds) + profile.settle
 
 
-def last_chance(profile: Profile, send: Send, send_seconds: float) -> float:
+def _last_chance(profile: Profile, send: Send, send_seconds: float) -> float:
     """The last moment in which this send may have left: Unix seconds, our clock."""
     if profile.recovery is Recovery.IDEMPOTENT:
         return max(send.send_deadline, send.t0 + profile.remembers + send_seconds)
