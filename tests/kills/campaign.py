@@ -37,6 +37,9 @@ event_log_storage:
   class: ConsolidatedSqliteEventLogStorage
   config:
     base_dir: {folder}/events
+compute_logs:
+  module: dagster._core.storage.noop_compute_log_manager
+  class: NoOpComputeLogManager
 """
 _SHOWN = 6000
 _ROOT = Path(__file__).parents[2]

@@ -29,7 +29,7 @@ A_LONG_TIME = 200.0
 _A_DAY = 90_000.0
 _SECONDS = 240.0
 """A client that waits for a stopped server waits for a minute."""
-_PAUSE = 0.1
+_PAUSE = 0.3
 
 
 def _sleep(seconds: float) -> None:
