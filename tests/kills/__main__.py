@@ -3,6 +3,7 @@
 python -m tests.kills --minutes 5
 python -m tests.kills --match "before POST" --processes 1
 python -m tests.kills --scenario run --strike "stop run: before POST /v1/batches (1)" --strike "kill tick: ..."
+python -m tests.kills --daemons
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads don't survive a fo
 
 from .agenda import Agenda
 from .campaign import Result, campaign
+from .daemons import kill_daemons
 from .points import Action, Strike
 from .report import story, table
 from .scenarios import SCENARIOS
@@ -36,9 +38,12 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=1, help="how many passages of one step are struck")
     parser.add_argument("--seed", type=int, default=1, help="of the order")
     parser.add_argument("--strike", type=Strike.parse, action="append", help="one world with this; may be repeated")
+    parser.add_argument("--daemons", action="store_true", help="only Dagster's daemon, killed during backfills")
     args = parser.parse_args()
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="batch-llm-kills-", dir=memory if memory.exists() else None) as folder:
+        if args.daemons:
+            return bool(kill_daemons(Path(folder)))
         if args.strike:
             return _one(Path(folder), args.scenario[0], args.strike)
         actions: Sequence[Action] = args.action or (("restart",) if args.postgres else ("kill", "stop"))

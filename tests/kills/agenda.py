@@ -11,9 +11,8 @@ from .campaign import Result
 from .points import Action, Point, Strike
 from .scenarios import SCENARIOS
 
-_TOGETHER = 4
-"""So many in a world; five collect runs in a row that get nowhere are an incident."""
 _OF_A_ROLE = 2
+"""So many in a world: who is struck is followed by another."""
 _TRIES = 2
 """A strike whose point is so often not reached gets a world of its own."""
 _AS_THE_NEXT = tuple(f"after {verb}" for verb in ("fsync", "write", "truncate", "replace", "hardlink_to", "unlink"))
@@ -34,7 +33,7 @@ class Target:
     Attributes:
         scenario: In which kind of world.
         strike: Who is struck where.
-        after: What has to be struck before, so that the point is reached.
+        after: What had been struck where the point was first seen.
         tries: How many worlds have not reached it.
     """
 
@@ -90,19 +89,20 @@ class Agenda:
         chosen = self._chosen()
         self.targets = [target for target in self.targets if target not in chosen]
         self._begun |= {same(target.strike) for target in chosen}
-        world = chosen[0].scenario, chosen[0].after + tuple(target.strike for target in chosen)
+        first = chosen[0].after if chosen[0].is_alone else ()
+        world = chosen[0].scenario, first + tuple(target.strike for target in chosen)
         self._out[world] = chosen
         return world
 
     def _chosen(self) -> list[Target]:
         """The first target and what can share its world."""
         first = self.targets[0]
-        chosen, roles = [first], Counter(strike.point.role for strike in (*first.after, first.strike))
-        for target in self.targets[1:] if not first.is_alone else ():
-            if roles.total() >= _TOGETHER:
-                break
-            role, like = target.strike.point.role, (target.scenario, target.after) == (first.scenario, first.after)
-            if like and not target.is_alone and roles[role] < _OF_A_ROLE:
+        if first.is_alone:
+            return [first]
+        chosen, roles = list[Target](), Counter[str]()
+        for target in self.targets:
+            role = target.strike.point.role
+            if target.scenario == first.scenario and not target.is_alone and roles[role] < _OF_A_ROLE:
                 chosen.append(target)
                 roles[role] += 1
         return chosen
@@ -120,8 +120,8 @@ class Agenda:
                 continue
             self._begun.discard(same(target.strike))
             (self.missed if target.is_alone else self.targets).append(replace(target, tries=target.tries + 1))
-        if len(result.strikes) <= _TOGETHER:  # ways that only these strikes have opened
-            self._add(result, {point for point in result.passed if (point.role, point.step) not in self._known})
+        # Ways that only these strikes have opened, perhaps.
+        self._add(result, {point for point in result.passed if (point.role, point.step) not in self._known})
 
     def _add(self, result: Result, points: Collection[Point]) -> None:
         wanted = [point for point in sorted(points, key=str) if self._is_wanted(result.scenario, point)]

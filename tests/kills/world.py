@@ -24,6 +24,8 @@ from .places import move_clock
 from .points import Order, Strike, struck
 from .processes import evaluate, forked, register_run, run
 
+_FAILURES_BEFORE_INCIDENT = 5
+"""So many collect runs in a row are a reason to tell somebody."""
 A_LONG_TIME = 200.0
 """Longer than every lease, hold and grace period, and than the time in which a lost create may still arrive."""
 _A_DAY = 90_000.0
@@ -252,4 +254,7 @@ class World:
             found.append(f"the ledger knows of {dict(outcomes)}")
         if not self.noticed:
             return found
-        return found + [f"incident {kind}: {message}" for kind, _, message in ledger.attempts.incidents()]
+        incidents = ledger.attempts.incidents()
+        if len(self.struck()) >= _FAILURES_BEFORE_INCIDENT:
+            incidents = [incident for incident in incidents if incident[0] != "collect runs fail"]
+        return found + [f"incident {kind}: {message}" for kind, _, message in incidents]
