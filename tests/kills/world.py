@@ -211,7 +211,7 @@ class World:
                 continue
             elif self.open_things():
                 idle += 1
-                move_clock(self.folder, 1.0 if idle % 5 else A_LONG_TIME if self.noticed else _A_DAY)
+                move_clock(self.folder, 1.0 if idle % 3 else A_LONG_TIME if self.noticed else _A_DAY)
             elif self.stopped:
                 self._resume()
             elif not self._ask_again():
