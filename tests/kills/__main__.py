@@ -45,7 +45,7 @@ def main() -> int:
         if args.daemons:
             return bool(kill_daemons(Path(folder)))
         if args.strike:
-            return _one(Path(folder), args.scenario[0], args.strike)
+            return _one(Path(folder), args.scenario[0], args.strike, postgres=args.postgres)
         actions: Sequence[Action] = args.action or (("restart",) if args.postgres else ("kill", "stop"))
         agenda = Agenda(args.scenario or list(SCENARIOS), actions, args.most, args.match, args.seed)
         return _all(Path(folder), agenda, args)
@@ -67,8 +67,8 @@ def _all(folder: Path, agenda: Agenda, args: argparse.Namespace) -> int:
     return any(result.violations for result in agenda.results)
 
 
-def _one(folder: Path, scenario: str, strikes: Sequence[Strike]) -> int:
-    with campaign(folder) as running:
+def _one(folder: Path, scenario: str, strikes: Sequence[Strike], *, postgres: bool) -> int:
+    with campaign(folder, postgres=postgres) as running:
         result = running.play(scenario, tuple(strikes))
     print(story(result))
     return bool(result.violations)

@@ -74,7 +74,6 @@ class Agenda:
         self._uncounted = list(self.scenarios)
         self._counting = len(self._uncounted)
         self._known: set[tuple[str, str]] = set()
-        self._begun: set[Distinct] = set()
         self._out: dict[tuple[str, tuple[Strike, ...]], list[Target]] = {}
         self._random = random.Random(self.seed)
 
@@ -85,10 +84,10 @@ class Agenda:
         if self._counting or not self.targets:
             return None
         # What has been done nowhere yet comes first.
-        self.targets.sort(key=lambda target: (same(target.strike) in self._begun, target.tries))
+        begun = self.struck() | {same(target.strike) for chosen in self._out.values() for target in chosen}
+        self.targets.sort(key=lambda target: (same(target.strike) in begun, target.tries))
         chosen = self._chosen()
         self.targets = [target for target in self.targets if target not in chosen]
-        self._begun |= {same(target.strike) for target in chosen}
         first = chosen[0].after if chosen[0].is_alone else ()
         world = chosen[0].scenario, first + tuple(target.strike for target in chosen)
         self._out[world] = chosen
@@ -107,6 +106,10 @@ class Agenda:
                 roles[role] += 1
         return chosen
 
+    def struck(self) -> set[Distinct]:
+        """What has been done so far."""
+        return {same(strike) for result in self.results for strike in result.struck}
+
     def note(self, result: Result) -> None:
         """Take note of a world's end."""
         self.results.append(result)
@@ -116,10 +119,8 @@ class Agenda:
             self._random.shuffle(self.targets)
             return
         for target in self._out.pop((result.scenario, result.strikes)):
-            if target.strike in result.struck:
-                continue
-            self._begun.discard(same(target.strike))
-            (self.missed if target.is_alone else self.targets).append(replace(target, tries=target.tries + 1))
+            if target.strike not in result.struck:
+                (self.missed if target.is_alone else self.targets).append(replace(target, tries=target.tries + 1))
         # Ways that only these strikes have opened, perhaps.
         self._add(result, {point for point in result.passed if (point.role, point.step) not in self._known})
 

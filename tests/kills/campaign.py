@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from dagster_batch_llm.resources.errors import BatchLLMError
 from dagster_batch_llm.resources.ledger.store import LEDGER_VARIABLE
 from dagster_batch_llm.resources.testing import Emulator
 
-from ..resources.postgres import Cluster
+from ..resources.postgres import Cluster, running_cluster
 from .location import Location
 from .places import move_clock
 from .points import FOLDER_VARIABLE, Order, Point, Strike, passed
@@ -76,7 +76,7 @@ class Campaign:
     instance: DagsterInstance
     emulator: Emulator
     location: Location
-    cluster: Cluster | None = None
+    cluster: Cluster | None
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
     def play(self, scenario: str, strikes: tuple[Strike, ...] = ()) -> Result:
@@ -123,7 +123,7 @@ class Campaign:
 
 
 @contextmanager
-def campaign(folder: Path) -> Generator[Campaign]:
+def campaign(folder: Path, *, postgres: bool) -> Generator[Campaign]:
     """Everything that worlds share, made and ended."""
     os.environ[FOLDER_VARIABLE] = str(folder)
     os.environ["PYTHONPATH"] = f"{Path(__file__).parent / 'inside'}{os.pathsep}{_ROOT}"
@@ -132,7 +132,8 @@ def campaign(folder: Path) -> Generator[Campaign]:
     (folder / "dagster" / "dagster.yaml").write_text(_INSTANCE.format(folder=folder / "dagster"))
     move_clock(folder, 0.0)
     Order(0).write(folder)
-    with instance_of(folder) as instance, Emulator(folder / "emulator") as emulator:
+    ledgers = running_cluster() if postgres else nullcontext()
+    with ledgers as cluster, instance_of(folder) as instance, Emulator(folder / "emulator") as emulator:
         instance.add_instigator_state(
             InstigatorState(
                 RemoteInstigatorOrigin(ORIGIN, SENSOR_NAME),
@@ -142,4 +143,4 @@ def campaign(folder: Path) -> Generator[Campaign]:
             )
         )
         emulator.resource().provider().list(0.0)  # imports what each child would import
-        yield Campaign(folder, instance, emulator, Location(folder))
+        yield Campaign(folder, instance, emulator, Location(folder), cluster)

@@ -18,7 +18,7 @@ def table(agenda: Agenda) -> str:
     )
     lines = ["| scenario | role | action | struck |", "|---|---|---|---|"]
     lines += [f"| {' | '.join(names)} | {number} |" for names, number in sorted(struck.items())]
-    distinct = {same(strike) for result in results for strike in result.struck}
+    distinct = agenda.struck()
     by_role = Counter((role, action) for role, action, _ in distinct)
     lines += [
         "",
@@ -39,7 +39,8 @@ def table(agenda: Agenda) -> str:
 def story(result: Result) -> str:
     """How a world can be played again, and what was wrong in it."""
     strikes = " ".join(f"--strike {str(strike)!r}" for strike in result.strikes)
-    again = f"python -m tests.kills --scenario {result.scenario!r} {strikes}"
+    postgres = "--postgres " if any(strike.action == "restart" for strike in result.strikes) else ""
+    again = f"python -m tests.kills {postgres}--scenario {result.scenario!r} {strikes}"
     return "\n".join([again, f"struck: {[str(strike) for strike in result.struck]}", *result.violations, result.log])
 
 

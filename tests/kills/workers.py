@@ -12,15 +12,12 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import cast
 
-from ..resources.postgres import running_cluster
 from .agenda import Agenda
 from .campaign import Result, campaign
 
 
 def _work(pipe: Connection, folder: Path, *, postgres: bool) -> None:
-    with contextlib.ExitStack() as stack:
-        running = stack.enter_context(campaign(folder))
-        running.cluster = stack.enter_context(running_cluster()) if postgres else None
+    with campaign(folder, postgres=postgres) as running:
         for scenario, strikes in iter(pipe.recv, None):
             pipe.send(running.play(scenario, strikes))
 
