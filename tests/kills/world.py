@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-from dagster import DagsterInstance
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 from dagster_batch_llm.resources import Ledger
 from dagster_batch_llm.resources.ledger import PlanState
 from dagster_batch_llm.resources.ledger.states import OPEN_ATTEMPTS
 from dagster_batch_llm.resources.testing import Emulator
 
 from .location import ROWS, Location, expected
-from .places import move_clock
+from .places import move_clock, read_clock
 from .points import Order, Strike, struck
 from .processes import evaluate, forked, register_run, run
 
@@ -174,7 +174,9 @@ class World:
     def _is_gone(self, what: str) -> None:
         """Dagster's code server or its run monitoring says of a run without a sign of life that it has failed."""
         if what != "tick" and self.noticed and (found := self.instance.get_run_by_id(what)) and not found.is_finished:
-            self.instance.report_run_failed(found, "its process is gone")
+            failed = DagsterEvent(DagsterEventType.RUN_FAILURE.value, found.job_name, message="its process is gone")
+            # By the clock of a tick that is looking at this run just now.
+            self.instance.report_dagster_event(failed, what, timestamp=time.time() + read_clock(self.folder))
 
     def _resume(self) -> None:
         """Wake who was stopped."""
