@@ -15,7 +15,6 @@ from dagster import DagsterInstance
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import RemoteInstigatorOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
-from dagster._daemon.types import DaemonHeartbeat
 from dagster_batch_llm.assets.run import SENSOR_NAME
 from dagster_batch_llm.resources.errors import BatchLLMError
 from dagster_batch_llm.resources.ledger.store import LEDGER_VARIABLE
@@ -23,7 +22,7 @@ from dagster_batch_llm.resources.testing import Emulator
 
 from ..resources.postgres import Cluster, running_cluster
 from .location import Location
-from .places import move_clock
+from .places import move_clock, tell_time
 from .points import FOLDER_VARIABLE, Order, Point, Strike, passed
 from .processes import ORIGIN, instance_of
 from .scenarios import SCENARIOS
@@ -82,7 +81,6 @@ class Campaign:
     def play(self, scenario: str, strikes: tuple[Strike, ...] = ()) -> Result:
         """One world from its first run to its end."""
         chosen = SCENARIOS[scenario]
-        self._daemon_is_alive()
         os.environ[LEDGER_VARIABLE] = self.cluster.new() if self.cluster else ""
         order = Order(next(self._numbers), strikes)
         world = World(
@@ -118,9 +116,6 @@ class Campaign:
         self.cluster.stop("immediate")
         self.cluster.start()
 
-    def _daemon_is_alive(self) -> None:
-        self.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "daemon"))
-
 
 @contextmanager
 def campaign(folder: Path, *, postgres: bool) -> Generator[Campaign]:
@@ -143,4 +138,8 @@ def campaign(folder: Path, *, postgres: bool) -> Generator[Campaign]:
             )
         )
         emulator.resource().provider().list(0.0)  # imports what each child would import
-        yield Campaign(folder, instance, emulator, Location(folder), cluster)
+        real = tell_time(folder)
+        try:
+            yield Campaign(folder, instance, emulator, Location(folder), cluster)
+        finally:
+            time.time = real

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-from dagster import DagsterEvent, DagsterEventType, DagsterInstance
+from dagster import DagsterInstance
+from dagster._daemon.types import DaemonHeartbeat
 from dagster_batch_llm.resources import Ledger
 from dagster_batch_llm.resources.ledger import PlanState
 from dagster_batch_llm.resources.ledger.states import OPEN_ATTEMPTS
 from dagster_batch_llm.resources.testing import Emulator
 
 from .location import ROWS, Location, expected
-from .places import move_clock, read_clock
+from .places import move_clock
 from .points import Order, Strike, struck
 from .processes import evaluate, forked, register_run, run
 
@@ -112,9 +113,13 @@ class World:
 
     def launch(self, assets: set[str], tags: dict[str, str], role: str) -> str:
         """Start a run in a process of its own."""
+        self._daemon_lives()
         run_id = register_run(self.instance, self.location, assets, tags, located=self.located)
         self.living[forked(lambda: run(self.folder, self.location, run_id, role), self.log)] = run_id
         return run_id
+
+    def _daemon_lives(self) -> None:
+        self.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "daemon"))
 
     def _ask_again(self) -> bool:
         """Whether a run that had died too early to leave anything had to be started anew."""
@@ -141,6 +146,7 @@ class World:
 
     def tick(self) -> None:
         """Evaluate the sensor, perhaps in two processes at once, and launch what it asks for."""
+        self._daemon_lives()
         files = [self.home / f"requested-{number}" for number in range(self.ticks)]
         for file in files:
             file.unlink(missing_ok=True)
@@ -174,9 +180,7 @@ class World:
     def _is_gone(self, what: str) -> None:
         """Dagster's code server or its run monitoring says of a run without a sign of life that it has failed."""
         if what != "tick" and self.noticed and (found := self.instance.get_run_by_id(what)) and not found.is_finished:
-            failed = DagsterEvent(DagsterEventType.RUN_FAILURE.value, found.job_name, message="its process is gone")
-            # By the clock of a tick that is looking at this run just now.
-            self.instance.report_dagster_event(failed, what, timestamp=time.time() + read_clock(self.folder))
+            self.instance.report_run_failed(found, "its process is gone")
 
     def _resume(self) -> None:
         """Wake who was stopped."""
