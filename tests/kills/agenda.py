@@ -128,7 +128,7 @@ class Agenda:
         wanted = [point for point in sorted(points, key=str) if self._is_wanted(result.scenario, point)]
         self._known |= {(point.role, point.step) for point in wanted}
         for point in wanted:
-            strikes = (Strike(action, point) for action in self.actions if _is_possible(result.scenario, action, point))
+            strikes = (Strike(action, point) for action in self.actions if _is_possible(action, point))
             self.targets += [Target(result.scenario, strike, result.struck) for strike in strikes]
 
     def _is_wanted(self, scenario: str, point: Point) -> bool:
@@ -140,12 +140,10 @@ class Agenda:
         )
 
 
-def _is_possible(scenario: str, action: Action, point: Point) -> bool:
+def _is_possible(action: Action, point: Point) -> bool:
     """A process that stops with a lock in its hand keeps it; there is nothing to be seen but others waiting."""
     if point.role == "server":
-        # Without a sensor, which would find the server stopped, its client asks for six minutes.
-        slow = point.step.endswith("commit Store.add_batch") and SCENARIOS[scenario].located
-        return action == "kill" or (action == "stop" and slow)
+        return action == "kill" or (action == "stop" and point.step.endswith("commit Store.add_batch"))
     # The ledger's opening makes these durable under its lock; a warehouse is locked for as long as it is open.
     opening = "opening" in point.step or "LEDGER" in point.step or point.step.endswith(("/answers", "/answers/SENDS"))
     locked = opening or "before commit" in point.step or "commit of the table" in point.step
