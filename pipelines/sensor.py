@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import dagster as dg
@@ -89,11 +90,13 @@ def _look_at_providers(
             try:
                 with hurried(until):
                     due = ledger.attempts.due([AttemptState.SUBMITTED], llm)
-                    polled = machine.poll(llm, attempts=due, until=until)
+                    unsettled = ledger.attempts.due(_UNSETTLED, llm)
+                    now = ledger.clock.monotonic()
+                    polled = machine.poll(llm, attempts=due, until=(now + until) / 2 if unsettled else until)
                     seen += polled
                     if trouble := new_troubles([a.message for a in polled], [a.message for a in due]):
                         context.log.warning(trouble)
-                    for attempt in ledger.attempts.due(_UNSETTLED, llm):
+                    for attempt in unsettled:
                         if ledger.clock.monotonic() < until:
                             machine.reconcile(attempt.id)
             except ProviderError as error:
@@ -102,9 +105,12 @@ def _look_at_providers(
 
 
 def _in_turn(ledger: Ledger, llms: Collection[str], seconds: float) -> Iterator[tuple[str, float]]:
-    """Each resource key and until when (monotonic) it may take: none can use up what is left for the others."""
+    """Each resource key and until when (monotonic) it may take: none can use up what is left for the others.
+
+    Not always the same is the first one: a server that sends a byte now and then takes longer than it may.
+    """
     end = ledger.clock.monotonic() + seconds
-    for left, llm in zip(range(len(llms), 0, -1), sorted(llms), strict=True):
+    for left, llm in zip(range(len(llms), 0, -1), random.sample(sorted(llms), len(llms)), strict=True):
         now = ledger.clock.monotonic()
         yield llm, now + (end - now) / left
 

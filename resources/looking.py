@@ -16,6 +16,8 @@ from .result_files import OF_DUPLICATE, SHORT, Missing, missing
 _GONE_SECONDS = 24 * 3600.0
 """Results that are nowhere to be found for so long aren't expected any more."""
 
+_SLOW_SECONDS = 600.0
+
 
 def look_at(
     ledger: Ledger, provider: BatchProvider, attempt: Attempt, found: Sequence[Batch | str]
@@ -28,9 +30,9 @@ def look_at(
     try:
         batches, lacking = as_they_are(provider, found)
     except ProviderError as error:
-        return {**looked, "message": error.message}
+        return {**looked, "message": error.message, "slow_since": slow_since(attempt, now, error)}
     said = next((error.message for error in lacking.values()), None)
-    looked |= {"message": said, "gone_since": gone_since(attempt, now, lacking)}
+    looked |= {"message": said, "gone_since": gone_since(attempt, now, lacking), "slow_since": None}
     if batches:
         extras = surplus(batches, ledger.attempts.sends(attempt.id), attempt.batch_id) if batches[1:] else []
         stop(provider, unwanted(ledger, attempt, batches) or extras)
@@ -56,6 +58,16 @@ def gone_since(attempt: Attempt, now: float, lacking: Missing, unread: Missing |
     if unread and attempt.batch_id in unread:  # before it ended, it was the batch that was hidden
         return max(since, min(attempt.ended_at or since, now))
     return None
+
+
+def slow_since(attempt: Attempt, now: float, error: ProviderError) -> float | None:
+    """Since when looks in haste have run out of time; None if what failed now had all the time that it wanted."""
+    return min(attempt.slow_since or now, now) if error.in_haste else None
+
+
+def is_too_slow(attempt: Attempt, now: float) -> bool:
+    """Whether who has little time, such as a sensor, has come to nothing for so long that a run has to look."""
+    return attempt.slow_since is not None and now >= attempt.slow_since + _SLOW_SECONDS
 
 
 def _is_given_up(attempt: Attempt, now: float) -> bool:

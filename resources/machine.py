@@ -15,12 +15,12 @@ from .answers import Parsed
 from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
 from .ledger import LONGEST_WAIT, Attempt, AttemptId, AttemptState, Ledger, Link, Send, has_come
-from .looking import as_they_are, gone_since, look_at, still_awaited
+from .looking import as_they_are, gone_since, look_at, slow_since, still_awaited
 from .lost_creates import in_another_account, is_anothers, is_settled, look_for, ours, stop, was_mixed_up
 from .providers.http import hurried
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
-from .request import LIMITS
+from .request import is_of_limit
 from .result_files import SHORT, Missing, ResultFiles, outcome_of_absent
 from .sending import SEND_SECONDS, TooLateError, permission, upload
 
@@ -78,8 +78,8 @@ class BatchMachine:
             try:
                 prepared, send = upload(self.ledger, self._providers[taken.llm], taken)
             except RefusedError as error:
-                self._attempts.move(taken, AttemptState.REFUSED, **self._ended(error.message))
-                raise
+                self._refused(taken, error)
+                return
             except ProviderError as error:
                 # An upload pays nothing, so however it failed it may simply be done again.
                 self._postpone(taken, error)
@@ -111,9 +111,9 @@ class BatchMachine:
                 self._attempts.move(attempt, AttemptState.AMBIGUOUS, message=error.message, due=due, lease_until=0.0)
                 return
             if isinstance(error, RefusedError):
-                self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(error.message))
-            else:
-                self._postpone(self._attempts.move(attempt, AttemptState.PLANNED), error)
+                self._refused(attempt, error)
+                return
+            self._postpone(self._attempts.move(attempt, AttemptState.PLANNED), error)
             raise
         else:
             try:
@@ -122,14 +122,24 @@ class BatchMachine:
                 # This process slept, and was replaced. What it has learnt must not be lost with it.
                 LateArrivals(self.ledger, provider, self._owner).arrived(batch, send)
 
-    def _ended(self, message: str) -> dict[str, object]:
-        return {"message": message, "closed_at": self._clock.now(), "lease_until": 0.0}
+    def _refused(self, attempt: Attempt, error: RefusedError) -> None:
+        """A final no, unpaid; only that a limit can't be larger is none to the table, whose rows then stay cut off."""
+        larger = attempt.limit_factor > 1 and is_of_limit(error.message)
+        if larger:
+            said = f"{error.message} Its {attempt.rows} rows were cut off before, and stay so."
+            self._attempts.incident("limit refused", attempt.batch_id or attempt.id, said)
+        ended = {"message": error.message, "closed_at": self._clock.now(), "lease_until": 0.0}
+        self._attempts.move(attempt, AttemptState.REFUSED, **ended)
+        if not larger:
+            raise error
 
     def _postpone(self, attempt: Attempt, error: ProviderError) -> None:
         asked = error.retry_after
         wait = _backed_off(15.0, attempt.waits, 300.0) if asked is None else min(asked, LONGEST_WAIT)
-        due = self._clock.now() + wait
-        self._attempts.release(attempt, due=due, waits=attempt.waits + 1, message=error.message)
+        now = self._clock.now()
+        due = now if error.in_haste else now + wait  # who has the time may look at once
+        slow = slow_since(attempt, now, error)
+        self._attempts.release(attempt, due=due, waits=attempt.waits + 1, message=error.message, slow_since=slow)
 
     def _adopt(self, attempt: Attempt, found: Sequence[tuple[Batch, Send]]) -> Attempt:
         """Commit which batches are ours; the first one survives."""
@@ -157,6 +167,8 @@ class BatchMachine:
             provider = self._providers[unsure.llm]
             try:
                 seen = look_for(self.ledger, provider, unsure, sends)
+                if unsure.slow_since is not None:
+                    unsure = self._attempts.note(unsure, slow_since=None)
                 if seen.found:
                     self._choose(unsure, seen.found)
                 elif seen.undecided:
@@ -301,14 +313,7 @@ class BatchMachine:
             return
         reasons = "; ".join(problem.words for problem in batch.problems[:3])
         message = f"{profile.name} rejected batch {batch.id} as a whole, unpaid: {reasons or 'no reason was given'}."
-        if attempt.limit_factor > 1 and any(name in message for name in LIMITS):
-            said = f"{message} Its {attempt.rows} rows were cut off before, and stay so."
-            self._attempts.incident("limit refused", batch.id, said)
-            files = ResultFiles(self.ledger, attempt)
-            self._close(attempt, files, files.read([], "truncated"))
-            return
-        self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(message))
-        raise RefusedError(message)
+        self._refused(attempt, RefusedError(message))
 
     def _keep(self, attempt: Attempt, batches: Sequence[Batch], paths: Sequence[Path], lost: Missing) -> None:
         """Close it with what there is; rows that only something `lost` may have answered are asked on demand only."""

@@ -18,6 +18,9 @@ TaskHash = NewType("TaskHash", str)
 LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 """Parameters that bound an answer, in tokens, at one provider or another."""
 
+MAX_DOUBLINGS = 6
+"""Of an output limit: tries and retries may be many, and no model writes that much."""
+
 
 class Operation(StrEnum):
     """Which kind of endpoint answers a request."""
@@ -71,6 +74,11 @@ class RequestSpec:
         """The same question with room for longer answers: no other task, but another request body."""
         larger = {name: self.parameters[name] * factor for name in LIMITS if _is_count(self.parameters.get(name))}
         return replace(self, parameters={**self.parameters, **larger})
+
+
+def is_of_limit(refusal: str) -> bool:
+    """Whether a provider's words name a parameter that bounds an answer."""
+    return any(name in refusal for name in LIMITS)
 
 
 def _is_count(value: Any) -> bool:

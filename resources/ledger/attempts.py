@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, Select, select
 
 from ..errors import ProtocolError, StaleFenceError, StorageError
 from ..request import TaskHash
@@ -74,6 +74,7 @@ class Attempt:
     unwanted_at: float | None = None
     limit_factor: int = 1
     gone_since: float | None = None
+    slow_since: float | None = None
 
 
 class Attempts:
@@ -293,7 +294,7 @@ class Attempts:
         table = schema.answers
         with self._db.read() as c:
             rows = c.execute(select(table).where(table.c.attempt.in_(attempts)))
-            return [answers_file(row) for row in rows]
+            return [AnswersFile.of(row) for row in rows]
 
     @persistent
     def void_unsent(self, plan: str) -> int:
@@ -351,11 +352,6 @@ def void_unsent(c: Connection, plan: str, now: float) -> int:
 def _last_linked(c: Connection, attempt: Attempt) -> float:
     """When an attempt got its newest batch, which may be later than now: what is read from the order has to hold."""
     return c.execute(LAST_LINKED, {"of": attempt.id}).scalar_one() or 0.0
-
-
-def answers_file(row: Row[Any]) -> AnswersFile:
-    """A row of `schema.answers`."""
-    return AnswersFile(row.file, json.loads(row.outcomes), row.input_tokens, row.output_tokens, row.unmetered)
 
 
 def _answers_row(c: Connection, attempt: Attempt, answers: AnswersFile, now: float) -> dict[str, Any]:

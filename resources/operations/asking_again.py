@@ -48,7 +48,7 @@ def given_up(ledger: Ledger, table: str) -> list[GivenUp]:
 
 def _of_task(ledger: Ledger, task: TaskHash) -> GivenUp:
     home, snapshot, spec = Home(ledger.home), ledger.looks.snapshot(task), ledger.looks.spec(task)
-    keys_sql = given_up_sql(*answers_of(home, snapshot), limited=spec.limit is not None)
+    keys_sql = given_up_sql(*answers_of(home, snapshot), doublings=ledger.looks.doublings(task))
     try:
         keys = rows(connect(), f"SELECT count(*) FROM ({keys_sql})")[0][0]
     except duckdb.Error as error:

@@ -379,13 +379,15 @@ def test_a_refusal_is_final_and_other_failures_are_tried_a_few_times(tmp_path: P
     assert _unanswered(tmp_path, failed * MAX_UNRUN) == set()
 
 
-@pytest.mark.parametrize(("limited", "asked"), [(True, {"k0": 1, "k1": 4, "k2": 2}), (False, {"k0": 1})])
-def test_a_larger_limit_is_tried_where_there_is_one(tmp_path: Path, limited: bool, asked: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("doublings", "asked"), [(6, {"k0": 1, "k1": 4, "k2": 2}), (1, {"k0": 1, "k2": 2}), (0, {"k0": 1})]
+)
+def test_a_larger_limit_is_tried_where_there_is_one(tmp_path: Path, doublings: int, asked: dict[str, int]) -> None:
     tries = [[("k1", "truncated"), ("k2", "truncated")], [("k0", "invalid"), ("k1", "truncated"), ("k2", "errored")]]
     files = [_answers(tmp_path, number, pairs) for number, pairs in enumerate(tries)]
     engine = connect()
     engine.execute("CREATE TABLE request AS SELECT unnest(['k0', 'k1', 'k2']) AS key")
-    query = unanswered_sql("request", [], files, limited=limited)
+    query = unanswered_sql("request", [], files, doublings=doublings)
     assert dict(rows(engine, f"SELECT key, limit_factor FROM ({query})")) == asked
 
 

@@ -31,7 +31,6 @@ from dagster_batch_llm.resources.request import RequestSpec
 
 Row = dict[str, Any]
 _FINAL = (400, 413, 422)
-_MAX_DOUBLINGS = answers_module._MAX_DOUBLINGS  # pyright: ignore[reportPrivateUsage]
 _shards = look_module._shards  # pyright: ignore[reportPrivateUsage]
 
 
@@ -62,12 +61,12 @@ def missing(
     manifests = {
         attempt: [row["key"] for row in read(home.manifest(name))] for attempt, name in snapshot.open_manifests
     }
-    limited = ledger.looks.spec(plan.task).limit is not None
+    doublings = ledger.looks.doublings(plan.task)
     outcomes = _outcomes(home, snapshot)
-    taken = {key for keys in manifests.values() for key in keys} | _final(outcomes, limited=limited)
+    taken = {key for keys in manifests.values() for key in keys} | _final(outcomes, doublings)
     factors = {row["key"]: 1 for row in asked}
-    if limited:
-        factors |= {key: 1 << min(got.cut_off, _MAX_DOUBLINGS) for key, got in outcomes.items()}
+    if doublings:
+        factors |= {key: 1 << min(got.cut_off, doublings) for key, got in outcomes.items()}
     left = sorted((row for row in asked if row["key"] not in taken), key=lambda row: (factors[row["key"]], row["key"]))
     sizes = np.array([row["bytes"] for row in left], dtype=np.int64)
     attempts: list[Attempt] = []
@@ -95,8 +94,8 @@ def missing(
 
 def unfinished(ledger: Ledger, plan: Plan) -> int:
     """Stands in for `assets.look.unfinished`."""
-    home, limited = Home(ledger.home), ledger.looks.spec(plan.task).limit is not None
-    final = _final(_outcomes(home, ledger.looks.snapshot(plan.task)), limited=limited)
+    home, doublings = Home(ledger.home), ledger.looks.doublings(plan.task)
+    final = _final(_outcomes(home, ledger.looks.snapshot(plan.task)), doublings)
     return sum(row["key"] not in final for row in read(home.requests(plan.id)))
 
 
@@ -119,13 +118,15 @@ def _outcomes(home: Home, snapshot: Snapshot) -> dict[str, _Outcomes]:
     return outcomes
 
 
-def _final(outcomes: dict[str, _Outcomes], *, limited: bool) -> set[str]:
+def _final(outcomes: dict[str, _Outcomes], doublings: int) -> set[str]:
     """Keys that aren't asked again."""
-    at_once = ("ok", "refused", "gone") if limited else ("ok", "refused", "gone", "truncated")
     return {
         key
         for key, got in ((key, outcome.counted) for key, outcome in outcomes.items())
-        if any(got[outcome] for outcome in at_once)
+        if got["ok"]
+        or got["refused"]
+        or got["gone"]
+        or got["truncated"] > doublings
         or got.total() - got["expired"] >= answers_module.MAX_TRIES
         or got.total() >= MAX_UNRUN
     }
