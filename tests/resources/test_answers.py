@@ -333,7 +333,7 @@ def result_files(draw: st.DrawFn) -> bytes:
     return bytes(raw[: draw(st.integers(0, len(raw)))] if draw(st.booleans()) else raw)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(raw=result_files(), spec=st.sampled_from([TEXT, LABELS, VECTOR]))
 def test_whatever_comes_back_the_sums_add_up(
     tmp_path_factory: pytest.TempPathFactory, raw: bytes, spec: RequestSpec

@@ -94,8 +94,9 @@ def missing(
 
 def unfinished(ledger: Ledger, plan: Plan) -> int:
     """Stands in for `assets.look.unfinished`."""
-    home, doublings = Home(ledger.home), ledger.looks.doublings(plan.task)
-    final = _final(_outcomes(home, ledger.looks.snapshot(plan.task)), doublings)
+    home = Home(ledger.home)
+    outcomes = _outcomes(home, ledger.looks.snapshot(plan.task))
+    final = _final(outcomes, ledger.looks.doublings(plan.task))
     return sum(row["key"] not in final for row in read(home.requests(plan.id)))
 
 

@@ -43,7 +43,7 @@ from .hub import Hub
 
 _READS: Mapping[Any, Sequence[str]] = {
     Attempts: ("get", "open_of_plan", "sends", "links"),
-    Looks: ("spec", "snapshot"),
+    Looks: ("spec", "snapshot", "doublings"),
     Plans: ("get", "with_work"),
 }
 _QUICK: Sequence[tuple[Any, str, Any]] = (
