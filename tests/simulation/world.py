@@ -175,6 +175,7 @@ class World:
         """The sensor goes on when no table waits any more, until every batch has ended and been seen."""
         hub = self.hub
         hub.sleep_until(max(hub.monotonic(), CALM) + LONGEST_LAG)
+        hub.sleep_until(max(((job.ended or 0.0) + job.late for job in self.provider.jobs.values()), default=0.0))
         machine = BatchMachine(self.ledger, {"llm": self.client}, "sensor")
         for _ in range(2):  # the second one keeps what the first one has found
             machine.sweep("llm")
