@@ -15,19 +15,18 @@ from .answers import Parsed
 from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
 from .ledger import LONGEST_WAIT, Attempt, AttemptId, AttemptState, Ledger, Link, Send, has_come
-from .looking import as_they_are, gone_since, look_at, slow_since, still_awaited
+from .looking import as_they_are, gone_since, look_at, not_ended, slow_since, still_awaited, too_few
 from .lost_creates import in_another_account, is_anothers, is_settled, look_for, ours, stop, was_mixed_up
 from .providers.http import hurried
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
 from .request import is_of_limit
-from .result_files import SHORT, Missing, ResultFiles, outcome_of_absent
+from .result_files import Missing, ResultFiles, outcome_of_absent
 from .sending import SEND_SECONDS, TooLateError, permission, upload
 
 CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
 _RECONCILE_SECONDS = 15.0
-_FILES_LATE_SECONDS = 60.0
 _LOOKS_AT_ONCE = 100
 
 
@@ -278,14 +277,8 @@ class BatchMachine:
             try:
                 names = self._batch_ids(taken)
                 batches, lacking = as_they_are(provider, names)
-                if not all(batch.phase.ended for batch in batches):
-                    again = {"ended_at": None, "gone_since": gone_since(taken, now, lacking)}
-                    self._attempts.release(taken, due=now, **again)
-                    return
-                if not has_come(taken.ended_at + _FILES_LATE_SECONDS, now) and any(
-                    batch.lacks_files for batch in batches
-                ):
-                    self._attempts.release(taken, due=now + 5.0)
+                if again := not_ended(taken, now, batches, lacking):
+                    self._attempts.release(taken, **again)
                     return
                 paths, unread = ResultFiles(self.ledger, taken).fetch(provider, batches, names)
             except ProviderError as error:
@@ -320,14 +313,11 @@ class BatchMachine:
         attempt = self._attempts.renew(attempt)
         files = ResultFiles(self.ledger, attempt)
         parsed = files.read(paths, "gone" if lost else outcome_of_absent(batches))
-        counted = sum(batch.completed + batch.failed for batch in batches)
         whole = lost.keys().isdisjoint(batch.id for batch in batches)  # else some files can't be fetched once more
-        early = not has_come((attempt.ended_at or 0.0) + _FILES_LATE_SECONDS, self._clock.now())
-        if whole and parsed.lines < counted and (early or not (attempt.message or "").startswith(SHORT)):
+        if whole and (again := too_few(attempt, self._clock.now(), batches, parsed.lines)):
             # A file that was cut at the end of a line looks whole, and the rows beyond would be asked and paid again.
             files.remove(parsed, paths)
-            said = f"{SHORT}: {parsed.lines} of {counted} that the provider counts. They are fetched once more."
-            self._attempts.release(attempt, due=self._clock.now() + 15.0, message=said)
+            self._attempts.release(attempt, **again)
         elif not lost and parsed.unknown == parsed.lines > 0 and self._is_foreign(attempt, batches):
             files.remove(parsed, paths)
             self._disown(attempt, batches[0])

@@ -19,8 +19,6 @@ whatever the provider said."""
 
 OF_DUPLICATE = "Duplicate"
 """How an error about one that can't be had begins."""
-SHORT = "Fewer results"
-"""How it is said that less came than the provider counts."""
 
 
 def missing(name: str, error: ProviderError, *, survives: bool) -> ProviderError:

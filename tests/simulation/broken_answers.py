@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dagster_batch_llm.resources import answers as answers_module
-from dagster_batch_llm.resources import machine as machine_module
+from dagster_batch_llm.resources import looking as looking_module
 from dagster_batch_llm.resources.ledger import Attempt
 from dagster_batch_llm.resources.ledger.attempts import Attempts
 from dagster_batch_llm.resources.machine import BatchMachine
@@ -109,7 +109,7 @@ def _few_will_do(seams: Seams) -> list[Patch]:
 
 def _hasty(seams: Seams) -> list[Patch]:
     """Too few results would be noticed, and the files fetched once more."""
-    return [(machine_module, "_FILES_LATE_SECONDS", -1.0), *_few_will_do(seams)]
+    return [(looking_module, "_FILES_LATE_SECONDS", -1.0), *_few_will_do(seams)]
 
 
 ANSWERS = (
