@@ -74,7 +74,9 @@ def _missing(
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     manifests = [home.manifest(name) for _, name in snapshot.open_manifests]
     doublings = ledger.looks.doublings(plan.task)
-    unanswered = unanswered_sql("request", manifests, *answers_of(home, snapshot), doublings=doublings)
+    unanswered = unanswered_sql(
+        "request", manifests, *answers_of(home, snapshot), doublings=doublings, tries=plan.max_attempts
+    )
     # One limit per file; within it, requests stay in the order of the source.
     engine.execute(f"""
         CREATE TEMP TABLE missing AS
@@ -136,7 +138,8 @@ def unfinished(ledger: Ledger, plan: Plan) -> int:
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     try:
         answers = answers_of(home, ledger.looks.snapshot(plan.task))
-        missing = unanswered_sql("request", [], *answers, doublings=ledger.looks.doublings(plan.task))
+        doublings = ledger.looks.doublings(plan.task)
+        missing = unanswered_sql("request", [], *answers, doublings=doublings, tries=plan.max_attempts)
         return int(rows(engine, f"SELECT count(*) FROM ({missing})")[0][0])
     except duckdb.Error as error:
         raise readable(error, home.folder) from error

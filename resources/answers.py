@@ -14,7 +14,7 @@ from .errors import StorageError
 from .home import Home
 from .ledger import AnswersFile, Attempt, Incident, Ledger, Snapshot
 from .providers.wire import result_sql
-from .request import RequestSpec
+from .request import MAX_TRIES, RequestSpec
 from .result_lines import read_results
 
 COLUMNS = (
@@ -23,8 +23,6 @@ COLUMNS = (
 )
 MANIFEST_COLUMNS = "row BIGINT, key VARCHAR"
 
-MAX_TRIES = 3
-"""Answers that came back unusable this often make a key final; it then becomes an error row."""
 MAX_UNRUN = 5
 """Batches that ended before a key's turn; nothing was paid for it, but it can't go on for ever."""
 
@@ -166,6 +164,7 @@ def unanswered_sql(
     forgiven: Sequence[Path] = (),
     *,
     doublings: int = 0,
+    tries: int = MAX_TRIES,
 ) -> str:
     """SQL for the keys of relation ``keys`` that are neither open, nor answered, nor given up.
 
@@ -176,23 +175,26 @@ def unanswered_sql(
         forgiven: Those of them whose failures don't count.
         doublings: How often the limit may be doubled for what was cut off; a column ``limit_factor`` says how much
             larger it has to be. What was cut off at the largest one would only be cut off again.
+        tries: Answers that came back unusable this often make a key final.
     """
     cut_off = f"SELECT key, count(*) AS times FROM {parquet(answers, COLUMNS)} WHERE outcome = 'truncated' GROUP BY key"
     factor = f"1::BIGINT << least(coalesce(cut_off.times, 0), {doublings})" if doublings else "1::BIGINT"
     return f"""
         SELECT {keys}.*, {factor} AS limit_factor FROM {keys}
-        ANTI JOIN ({_final_sql(answers, forgiven, doublings)}) AS final ON final.key = {keys}.key
+        ANTI JOIN ({_final_sql(answers, forgiven, doublings, tries)}) AS final ON final.key = {keys}.key
         ANTI JOIN (SELECT key FROM {parquet(open_manifests, MANIFEST_COLUMNS)}) AS open ON open.key = {keys}.key
         {f"LEFT JOIN ({cut_off}) AS cut_off ON cut_off.key = {keys}.key" if doublings else ""}
     """
 
 
-def given_up_sql(answers: Sequence[Path], forgiven: Sequence[Path] = (), *, doublings: int = 0) -> str:
+def given_up_sql(
+    answers: Sequence[Path], forgiven: Sequence[Path] = (), *, doublings: int = 0, tries: int = MAX_TRIES
+) -> str:
     """SQL for the keys that won't be asked again although they have no answer: refused, or failed too often."""
-    return f"SELECT key FROM ({_final_sql(answers, forgiven, doublings)}) WHERE NOT answered"
+    return f"SELECT key FROM ({_final_sql(answers, forgiven, doublings, tries)}) WHERE NOT answered"
 
 
-def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], doublings: int) -> str:
+def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], doublings: int, tries: int) -> str:
     """Keys that aren't asked again; of the files that are `forgiven`, all of them in `answers`, only answers count."""
     counted = parquet([path for path in answers if path not in set(forgiven)], COLUMNS)
     return f"""
@@ -204,8 +206,8 @@ def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], doublings: int
         GROUP BY key HAVING
             bool_or(outcome IN ('ok', 'refused', 'gone'))
             OR count(*) FILTER (outcome = 'truncated') > {doublings}
-            OR count(*) FILTER (outcome <> 'expired') >= {MAX_TRIES}
-            OR count(*) >= {MAX_UNRUN}
+            OR count(*) FILTER (outcome <> 'expired') >= {tries}
+            OR count(*) >= {max(tries, MAX_UNRUN)}
     """
 
 

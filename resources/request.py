@@ -18,6 +18,8 @@ TaskHash = NewType("TaskHash", str)
 LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 """Parameters that bound an answer, in tokens, at one provider or another."""
 
+MAX_TRIES = 3
+"""Answers that came back unusable this often make a request final, unless its table says otherwise."""
 MAX_DOUBLINGS = 6
 """Of an output limit: tries and retries may be many, and no model writes that much."""
 

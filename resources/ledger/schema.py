@@ -63,6 +63,7 @@ plan = Table(
     Column("holder_until", Float, nullable=False, default=0.0),
     Column("rows", Integer, nullable=False),
     Column("keys", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False, server_default="3", comment="unusable answers that end a row"),
     Column("asked", Integer, nullable=False, default=0, comment="requests this plan put into attempts"),
     Column("created_at", Float, nullable=False),
     Column("closed_at", Float),
