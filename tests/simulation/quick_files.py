@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -38,9 +39,15 @@ _shards = look_module._shards  # pyright: ignore[reportPrivateUsage]
 def read(path: Path) -> list[Row]:
     """A file's rows."""
     try:
-        return json.loads(path.read_bytes())
+        return _parsed(path.read_bytes())
     except (OSError, ValueError) as error:
         raise duckdb.IOException(f"{path}: {error}") from error
+
+
+@lru_cache(maxsize=2000)
+def _parsed(content: bytes) -> list[Row]:
+    """The same list each time; nobody changes it."""
+    return json.loads(content)
 
 
 def write(rows: Sequence[Row], path: Path) -> None:

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import namedtuple
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sqlalchemy import BindParameter, Boolean
@@ -24,38 +23,57 @@ _DIALECT = SQLiteDialect_pysqlite(paramstyle="qmark")
 class Result:
     """The rows of one statement."""
 
-    def __init__(self, found: list[Any], rowcount: int) -> None:
+    def __init__(self, found: list[Any], row: Any, rowcount: int) -> None:
         self._found = found
+        self._row = row
         self.rowcount = rowcount
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self._found)
+        return map(self._row._make, self._found)
 
     def all(self) -> list[Any]:
-        return self._found
+        return list(self)
 
     def first(self) -> Any:
-        return self._found[0] if self._found else None
+        return next(iter(self), None)
 
     def one(self) -> Any:
-        (row,) = self._found
+        (row,) = self
         return row
 
     def one_or_none(self) -> Any:
         return self.one() if self._found else None
 
     def scalar_one(self) -> Any:
-        return self.one()[0]
+        ((value, *_),) = self._found
+        return value
 
     def scalar_one_or_none(self) -> Any:
-        row = self.one_or_none()
-        return None if row is None else row[0]
+        return self.scalar_one() if self._found else None
 
     def scalars(self) -> list[Any]:
         return [row[0] for row in self._found]
 
-    def mappings(self) -> Result:
-        return Result([row._asdict() for row in self._found], self.rowcount)
+    def mappings(self) -> Mappings:
+        names = self._row._fields
+        return Mappings(dict(zip(names, row, strict=True)) for row in self._found)
+
+
+class Mappings(list[dict[str, Any]]):
+    """The rows as dictionaries."""
+
+    def one(self) -> dict[str, Any]:
+        (row,) = self
+        return row
+
+    def one_or_none(self) -> dict[str, Any] | None:
+        return self.one() if self else None
+
+    def first(self) -> dict[str, Any] | None:
+        return self[0] if self else None
+
+    def all(self) -> list[dict[str, Any]]:
+        return self
 
 
 class _Compiled:
@@ -113,19 +131,21 @@ class QuickConnection:
 
     def execute(self, statement: Any, given: Mapping[str, Any] | None = None) -> Result:
         compiled, binds = self._compiled(statement, prepared=given is not None)
+        given = given or {}
         values: list[Any] = []
         for place, element, default in compiled.values:
             if place < 0:
                 values.append(default)
                 continue
             bind = binds[place]
-            value: Any = given[bind.key] if given and bind.key in given else bind.effective_value
+            key = bind.key
+            value: Any = given[key] if key in given else bind.effective_value
             values.append(value if element is None else list(value)[element])
         cursor = self._memory.execute(compiled.text, values)
         found = cursor.fetchall() if compiled.row is not None else []
-        if compiled.row is not None:
-            found = [compiled.row._make(self._flagged(row, compiled.flags)) for row in found]
-        return Result(found, cursor.rowcount)
+        if compiled.flags:
+            found = [self._flagged(row, compiled.flags) for row in found]
+        return Result(found, compiled.row, cursor.rowcount)
 
     @staticmethod
     def _compiled(statement: Any, *, prepared: bool) -> tuple[_Compiled, list[BindParameter[Any]]]:
@@ -141,17 +161,5 @@ class QuickConnection:
         return compiled, key.bindparams
 
     @staticmethod
-    def _flagged(row: Any, flags: list[int]) -> Any:
-        return [bool(value) if number in flags else value for number, value in enumerate(row)] if flags else row
-
-
-@contextmanager
-def transaction(memory: sqlite3.Connection, *, write: bool) -> Generator[QuickConnection]:
-    """All or nothing."""
-    memory.execute("BEGIN IMMEDIATE" if write else "BEGIN")
-    try:
-        yield QuickConnection(memory)
-    except BaseException:
-        memory.execute("ROLLBACK")
-        raise
-    memory.execute("COMMIT")
+    def _flagged(row: Any, flags: list[int]) -> list[Any]:
+        return [bool(value) if number in flags else value for number, value in enumerate(row)]

@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -53,6 +53,7 @@ _QUICK: Sequence[tuple[Any, str, Any]] = (
     (answers_module, "parse_results", quick_files.parse_results),
     (httpx.Client, "build_request", quick_http.build_request),
     (httpx.Client, "stream", quick_http.stream),
+    (stamina, "retry_context", quick_http.retry_context),
 )
 TransitionKey = tuple[str, str, str]
 
@@ -241,16 +242,39 @@ def _announced(seams: Seams, call: Callable[..., Any], name: str) -> Callable[..
     return announced
 
 
+class _Transaction:
+    """All or nothing. Nobody else's turn comes within one, so one that only reads need not be begun."""
+
+    def __init__(self, seams: Seams, begin: Callable[[], AbstractContextManager[Any]] | None, *, write: bool) -> None:
+        self._seams = seams
+        self._begin = begin
+        self._write = write
+
+    def __enter__(self) -> Any:
+        seams = self._seams
+        seams.effect("ledger write" if self._write else "ledger read")
+        if self._begin is not None:
+            self._real = self._begin()
+            return self._real.__enter__()
+        self._memory = seams.memory
+        assert self._memory is not None
+        if self._write:
+            self._memory.execute("BEGIN IMMEDIATE")
+        return quick_sql.QuickConnection(self._memory)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self._begin is not None:
+            self._real.__exit__(kind, error, trace)
+        elif self._write:
+            self._memory.execute("COMMIT" if kind is None else "ROLLBACK")
+        if self._write and kind is None:
+            self._seams.reads.clear()
+
+
 def _transaction(seams: Seams, call: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @contextmanager
-    def transaction(database: Any) -> Generator[Any]:
-        seams.effect(f"ledger {name}")
-        memory = seams.memory
-        quickly = seams.quick and memory is not None and hasattr(database, "id")  # not while it is opened
-        with quick_sql.transaction(memory, write=name == "write") if quickly else call(database) as connection:  # pyright: ignore[reportArgumentType]
-            yield connection
-        if name == "write":
-            seams.reads.clear()
+    def transaction(database: Any) -> _Transaction:
+        quickly = seams.quick and seams.memory is not None and hasattr(database, "id")  # not while it is opened
+        return _Transaction(seams, None if quickly else lambda: call(database), write=name == "write")
 
     return transaction
 
