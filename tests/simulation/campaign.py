@@ -70,7 +70,6 @@ def run(setting: Setting, seams: Seams, folder: Path, *, tracing: bool = False) 
         hub.close()
         seams.hub = None
         world.client.close()
-        seams.close()
         shutil.rmtree(home, ignore_errors=True)
     jobs = [job for job in world.provider.jobs.values() if job.ours]
     return Result(

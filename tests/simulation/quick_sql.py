@@ -139,7 +139,7 @@ class QuickConnection:
                 continue
             bind = binds[place]
             key = bind.key
-            value: Any = given[key] if key in given else bind.effective_value
+            value: Any = given[key] if key in given else bind.effective_value  # noqa: SIM401 - that one costs time
             values.append(value if element is None else list(value)[element])
         cursor = self._memory.execute(compiled.text, values)
         found = cursor.fetchall() if compiled.row is not None else []
