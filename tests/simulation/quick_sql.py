@@ -79,13 +79,13 @@ class Mappings(list[dict[str, Any]]):
 class _Compiled:
     """A statement's text, where its values come from, and what its rows are called."""
 
-    def __init__(self, statement: Any, key: Any) -> None:
+    def __init__(self, statement: Any, key: Any, given: Mapping[str, Any]) -> None:
         wanting = [bind for bind in key.bindparams if bind.required]
-        for bind in wanting:
-            bind.required = False  # it gets its value at each execution
+        for bind in wanting:  # it gets its value at each execution; a list has to be as long
+            bind.required, bind.value = False, given[bind.key] if bind.expanding else None
         compiled = statement.compile(dialect=_DIALECT, cache_key=key, compile_kwargs={"render_postcompile": True})
         for bind in wanting:
-            bind.required = True
+            bind.required, bind.value = True, None
         self.text = str(compiled)
         found = (d for d in compiled._cache_key_bind_match if isinstance(next(iter(d.values()), None), list))
         copies: Any = next(found, {})
@@ -109,13 +109,11 @@ class _Compiled:
         self.flags = [number for number, column in enumerate(columns) if isinstance(column.type, Boolean)]
 
 
+_Binds = list[BindParameter[Any]]
 _KNOWN: dict[Any, _Compiled] = {}
-_PREPARED: dict[int, tuple[Any, _Compiled, list[BindParameter[Any]]]] = {}
-"""By identity; the statement is kept, so that no other one gets its id."""
-
-
-def _length(bind: BindParameter[Any]) -> int:
-    return len(bind.effective_value) if bind.expanding else -1  # pyright: ignore[reportArgumentType]
+_PREPARED: dict[int, tuple[Any, _Binds, _Binds, dict[Any, _Compiled]]] = {}
+"""By identity: the statement, which is kept, so that no other one gets its id; its parameters, those of them that are
+lists, and what was compiled for lists of these lengths."""
 
 
 class QuickConnection:
@@ -130,8 +128,8 @@ class QuickConnection:
         return {}
 
     def execute(self, statement: Any, given: Mapping[str, Any] | None = None) -> Result:
-        compiled, binds = self._compiled(statement, prepared=given is not None)
         given = given or {}
+        compiled, binds = self._compiled(statement, given)
         values: list[Any] = []
         for place, element, default in compiled.values:
             if place < 0:
@@ -148,17 +146,21 @@ class QuickConnection:
         return Result(found, compiled.row, cursor.rowcount)
 
     @staticmethod
-    def _compiled(statement: Any, *, prepared: bool) -> tuple[_Compiled, list[BindParameter[Any]]]:
-        if prepared and id(statement) in _PREPARED:
-            return _PREPARED[id(statement)][1:]
+    def _compiled(statement: Any, given: Mapping[str, Any]) -> tuple[_Compiled, _Binds]:
+        if id(statement) in _PREPARED:
+            _, binds, lists, compiled = _PREPARED[id(statement)]
+            lengths = tuple(len(given.get(bind.key, bind.value)) for bind in lists)
+            if lengths in compiled:
+                return compiled[lengths], binds
         key = statement._generate_cache_key()
-        known = (key.key, *(_length(bind) for bind in key.bindparams if bind.expanding))
-        compiled = _KNOWN.get(known)
-        if compiled is None:
-            compiled = _KNOWN[known] = _Compiled(statement, key)
-        if prepared:
-            _PREPARED[id(statement)] = statement, compiled, key.bindparams
-        return compiled, key.bindparams
+        lists = [bind for bind in key.bindparams if bind.expanding]
+        lengths = tuple(len(given.get(bind.key, bind.value)) for bind in lists)
+        known = (key.key, lengths)
+        if known not in _KNOWN:
+            _KNOWN[known] = _Compiled(statement, key, given)
+        if given:
+            _PREPARED.setdefault(id(statement), (statement, key.bindparams, lists, {}))[3][lengths] = _KNOWN[known]
+        return _KNOWN[known], key.bindparams
 
     @staticmethod
     def _flagged(row: Any, flags: list[int]) -> list[Any]:
