@@ -108,12 +108,26 @@ class _Compiled:
         self.row: Any = namedtuple("Row", [column.keyname for column in columns]) if columns else None
         self.flags = [number for number, column in enumerate(columns) if isinstance(column.type, Boolean)]
 
+    def plan(self, binds: list[BindParameter[Any]], given: Mapping[str, Any]) -> _Plan:
+        """Where the values come from when this is executed for a statement with these parameters."""
+        found: _Plan = []
+        for place, element, default in self.values:
+            if place < 0:
+                found.append((None, None, default))
+            elif binds[place].key in given:
+                found.append((binds[place].key, element, None))
+            else:
+                value: Any = binds[place].effective_value
+                found.append((None, None, value if element is None else list(value)[element]))
+        return found
 
-_Binds = list[BindParameter[Any]]
+
+_Plan = list[tuple[str | None, int | None, Any]]
+"""Per place in the text: the name of what is given, and of its element, or the value."""
 _KNOWN: dict[Any, _Compiled] = {}
-_PREPARED: dict[int, tuple[Any, _Binds, _Binds, dict[Any, _Compiled]]] = {}
-"""By identity: the statement, which is kept, so that no other one gets its id; its parameters, those of them that are
-lists, and what was compiled for lists of these lengths."""
+_PREPARED: dict[int, tuple[Any, list[str], dict[Any, tuple[_Compiled, _Plan]]]] = {}
+"""By identity: the statement, which is kept, so that no other one gets its id; the names of the lists that are given to
+it, and what was compiled for lists of these lengths."""
 
 
 class QuickConnection:
@@ -129,16 +143,11 @@ class QuickConnection:
 
     def execute(self, statement: Any, given: Mapping[str, Any] | None = None) -> Result:
         given = given or {}
-        compiled, binds = self._compiled(statement, given)
-        values: list[Any] = []
-        for place, element, default in compiled.values:
-            if place < 0:
-                values.append(default)
-                continue
-            bind = binds[place]
-            key = bind.key
-            value: Any = given[key] if key in given else bind.effective_value  # noqa: SIM401 - that one costs time
-            values.append(value if element is None else list(value)[element])
+        compiled, plan = self._compiled(statement, given)
+        values: list[Any] = [
+            fixed if name is None else given[name] if element is None else given[name][element]
+            for name, element, fixed in plan
+        ]
         cursor = self._memory.execute(compiled.text, values)
         found = cursor.fetchall() if compiled.row is not None else []
         if compiled.flags:
@@ -146,21 +155,23 @@ class QuickConnection:
         return Result(found, compiled.row, cursor.rowcount)
 
     @staticmethod
-    def _compiled(statement: Any, given: Mapping[str, Any]) -> tuple[_Compiled, _Binds]:
+    def _compiled(statement: Any, given: Mapping[str, Any]) -> tuple[_Compiled, _Plan]:
         if id(statement) in _PREPARED:
-            _, binds, lists, compiled = _PREPARED[id(statement)]
-            lengths = tuple(len(given.get(bind.key, bind.value)) for bind in lists)
+            _, lists, compiled = _PREPARED[id(statement)]
+            lengths = tuple(len(given[name]) for name in lists)
             if lengths in compiled:
-                return compiled[lengths], binds
+                return compiled[lengths]
         key = statement._generate_cache_key()
-        lists = [bind for bind in key.bindparams if bind.expanding]
-        lengths = tuple(len(given.get(bind.key, bind.value)) for bind in lists)
-        known = (key.key, lengths)
+        binds = [bind for bind in key.bindparams if bind.expanding]
+        known = key.key, tuple(len(given.get(bind.key, bind.value)) for bind in binds)
         if known not in _KNOWN:
             _KNOWN[known] = _Compiled(statement, key, given)
+        found = _KNOWN[known], _KNOWN[known].plan(key.bindparams, given)
         if given:
-            _PREPARED.setdefault(id(statement), (statement, key.bindparams, lists, {}))[3][lengths] = _KNOWN[known]
-        return _KNOWN[known], key.bindparams
+            lists = [bind.key for bind in binds if bind.key in given]
+            prepared = _PREPARED.setdefault(id(statement), (statement, lists, {}))
+            prepared[2][tuple(len(given[name]) for name in lists)] = found
+        return found
 
     @staticmethod
     def _flagged(row: Any, flags: list[int]) -> list[Any]:
