@@ -22,6 +22,7 @@ from .records import AnswersFile, AttemptId, Incident, Link, Send
 from .statements import (
     ATTEMPT,
     ATTEMPTS_OF_PLAN,
+    BATCHES_OF,
     LAST_LINKED,
     LAST_RETRY,
     LATE_LINKS,
@@ -279,12 +280,9 @@ class Attempts:
     @persistent
     def batches_of(self, attempts: Sequence[AttemptId]) -> dict[AttemptId, list[str]]:
         """The batches of submitted attempts, as `links` has them; one that another worker took back has none."""
-        table = schema.link
-        query = select(table.c.attempt, table.c.batch_id).join(_T, _T.c.id == table.c.attempt)
-        query = query.where(_T.c.id.in_(attempts), _T.c.batch_id.is_not(None), table.c.linked_at >= _T.c.submitted_at)
         found: dict[AttemptId, list[str]] = {}
         with self._db.read() as c:
-            for attempt, name in c.execute(query.order_by(table.c.extra, table.c.linked_at)):
+            for attempt, name in c.execute(BATCHES_OF, {"these": attempts}):
                 found.setdefault(attempt, []).append(name)
         return found
 

@@ -62,6 +62,13 @@ _SUBMITTED = select(_T.c.submitted_at).where(_T.c.id == _OF, _T.c.batch_id.is_no
 _IS_CURRENT = func.coalesce(_L.c.linked_at >= _SUBMITTED, False)
 LINKS = _LINK.where(_L.c.attempt == _OF, _IS_CURRENT).order_by(_L.c.extra, _L.c.linked_at)
 REJECTED_LINKS = _LINK.where(_L.c.attempt == _OF, ~_IS_CURRENT).order_by(_L.c.extra, _L.c.linked_at)
+BATCHES_OF = (
+    select(_L.c.attempt, _L.c.batch_id)
+    .join(_T, _T.c.id == _L.c.attempt)
+    .where(_T.c.id.in_(bindparam("these", expanding=True)), _T.c.batch_id.is_not(None))
+    .where(_L.c.linked_at >= _T.c.submitted_at)
+    .order_by(_L.c.extra, _L.c.linked_at)
+)
 LAST_LINKED = select(func.max(_L.c.linked_at)).where(_L.c.attempt == _OF)
 LINK = select(_L.c.batch_id).where(_L.c.account == _AT, _L.c.batch_id == _OF)
 LINKED = select(_L.c.batch_id).where(_L.c.account == _AT)

@@ -231,7 +231,7 @@ SENDS = (
         _absent(_judged_now),
         ("settle",),
         ("edge",),
-        tuned={"network": 0.4, "create": 0.9},
+        tuned={"network": 0.4, "create": 0.9, "stop": 0.0, "crash": 0.002},
     ),
     Rule(
         "R4",
