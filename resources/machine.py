@@ -127,8 +127,7 @@ class BatchMachine:
         if larger:
             said = f"{error.message} Its {attempt.rows} rows were cut off before, and stay so."
             self._attempts.incident("limit refused", attempt.batch_id or attempt.id, said)
-        ended = {"message": error.message, "closed_at": self._clock.now(), "lease_until": 0.0}
-        self._attempts.move(attempt, AttemptState.REFUSED, **ended)
+        self._attempts.refuse(attempt, error.message)
         if not larger:
             raise error
 

@@ -24,6 +24,19 @@ MAX_DOUBLINGS = 6
 """Of an output limit: tries and retries may be many, and no model writes that much."""
 
 
+@dataclass(frozen=True)
+class Room:
+    """How much more room an answer may get that was cut off.
+
+    Attributes:
+        doublings: How often the task's limit may be doubled; never where it sets none.
+        is_all: Whether the provider has refused more, so that what was cut off with all of it is final.
+    """
+
+    doublings: int = 0
+    is_all: bool = False
+
+
 class Operation(StrEnum):
     """Which kind of endpoint answers a request."""
 

@@ -117,6 +117,19 @@ LIMITS_REFUSED = (
 )
 
 
+def wanted(*besides: str) -> Select[tuple[str]]:
+    """Attempts for which an open plan waits, besides these."""
+    w, p = schema.plan_attempt, schema.plan
+    open_ = select(w.c.attempt).join(p, p.c.id == w.c.plan).where(p.c.state == PlanState.OPEN)
+    return open_.where(p.c.id.not_in(besides))
+
+
+def only_wanted_by(plan: str) -> tuple[ColumnElement[bool], ...]:
+    """The conditions that a plan waits for an attempt, and no other open one does."""
+    mine = select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)
+    return _T.c.id.in_(mine), _T.c.id.not_in(wanted(plan))
+
+
 @cache
 def due_attempts(states: Sequence[AttemptState], *, of_one: bool) -> Select[tuple[object, ...]]:
     """Attempts in these states that are due ``now`` and that nobody holds; all, or ``of`` one resource key."""

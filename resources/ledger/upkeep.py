@@ -8,11 +8,12 @@ from sqlalchemy import func, insert, select, update
 
 from ..request import TaskHash
 from . import schema
-from .attempts import AnswersFile, AttemptId, only_wanted_by, void_unsent, wanted
+from .attempts import AnswersFile, AttemptId, void_unsent
 from .connect import Database, persistent
 from .high_water import noted_sends, older, sends_in
 from .new_rows import insert_new
 from .plans import PlanId
+from .statements import only_wanted_by, wanted
 from .states import OPEN_ATTEMPTS, PlanState
 
 _A, _P = schema.attempt, schema.plan

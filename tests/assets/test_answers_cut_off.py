@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.errors import RefusedError
+from dagster_batch_llm.resources.ledger import schema
+from dagster_batch_llm.resources.ledger.connect import Database
 from dagster_batch_llm.resources.operations import ask_again, given_up
 from dagster_batch_llm.resources.providers.protocol import Batch
+from sqlalchemy import update
 
 from .conftest import House, failure
 from .fake_provider import FakeProvider, FakeServer, Rule, answered, by_first_label, prompt_of
@@ -176,3 +180,35 @@ def test_a_key_that_is_revoked_while_a_batch_is_out_is_said_once_by_the_run(
     assert result.success
     logged = [entry.user_message for entry in house.instance.all_logs(result.run_id) if "401" in entry.user_message]
     assert logged == [f"fake: 401, {why}. It will be tried again." for why in ("revoked", "closed")]
+
+
+def test_a_limit_that_is_refused_after_a_retry_too_leaves_the_rows_as_they_are(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.server.rule = cut_off_below(1_000)
+    reject_more_than(20, "max_tokens is too large", monkeypatch, at_once=True)
+    limited = moods(parameters={"max_tokens": 10})
+    house.done(reviews("a", "b"), limited)
+    (found,) = given_up(house.ledger, "moods")
+    ask_again(house.ledger, found)
+    house.server.forget()
+    house.done(reviews("a", "b"), limited)
+    assert limits(house) == []
+    (found,) = given_up(house.ledger, "moods")
+    assert found.keys == 1
+
+
+def test_a_refusal_counts_although_a_clock_that_was_ahead_has_dated_the_retry(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.server.rule = cut_off_below(1_000)
+    reject_more_than(20, "max_tokens is too large", monkeypatch, at_once=True)
+    limited = moods(parameters={"max_tokens": 10})
+    house.done(reviews("a", "b"), limited)
+    with Database(house.ledger.home, SystemClock()).write() as c:
+        c.execute(update(schema.answers).values(at=schema.answers.c.at + 10 * 86_400.0))
+    (found,) = given_up(house.ledger, "moods")
+    ask_again(house.ledger, found)
+    creates = house.server.calls["create"]
+    house.done(reviews("a", "b"), limited)
+    assert house.server.calls["create"] == creates + 1
