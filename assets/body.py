@@ -22,6 +22,7 @@ from ..resources.home import Home
 from ..resources.ledger import Ledger, Origin, Plan, PlanId, PlanState
 from ..resources.machine import BatchMachine
 from ..resources.providers.resource import BatchResource
+from ..resources.request import MAX_TRIES
 from ..resources.table_store import TableStore
 from .convergence import Convergence, Events
 from .plan import write_plan
@@ -38,6 +39,7 @@ class Declaration:
     source: Source
     llm: str
     tables: str
+    max_attempts: int = MAX_TRIES
 
     @property
     def version(self) -> str:
@@ -141,6 +143,7 @@ def _new_plan(
             rows=sizes.rows,
             keys=sizes.keys,
             created_at=ledger.clock.now(),
+            max_attempts=declared.max_attempts,
         ),
         Origin(run.origin, run.selection, run.carried),
     )

@@ -99,6 +99,7 @@ class Convergence:
 
     def _advance(self) -> None:
         """Take every step that can be taken now."""
+        self._look_longer()
         for attempt in self._ledger.attempts.open_of_plan(self._plan.id):
             if not self._machine.knows(attempt):
                 self._context.log.warning(
@@ -115,6 +116,12 @@ class Convergence:
                     self._stop_at_once(error)
                 self._told.add(error.message)
                 self._context.log.warning(f"{error.message} It will be tried again.")
+
+    def _look_longer(self) -> None:
+        """Look at batches for which a sensor's tick has too little time."""
+        slow = [a for a in self._ledger.attempts.open_of_plan(self._plan.id) if a.slow_since is not None]
+        if slow:
+            self._machine.poll(self._plan.llm, attempts=[a for a in slow if a.state is AttemptState.SUBMITTED])
 
     def _stop_at_once(self, error: ProviderError) -> None:
         """A server that can't take a run's very first file is a mistake in the set-up, not a passing trouble."""

@@ -73,12 +73,13 @@ def _missing(
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     manifests = [home.manifest(name) for _, name in snapshot.open_manifests]
-    limited = ledger.looks.spec(plan.task).limit is not None
-    unanswered = unanswered_sql("request", manifests, *answers_of(home, snapshot), limited=limited)
+    room = ledger.looks.room(plan.task)
+    unanswered = unanswered_sql("request", manifests, *answers_of(home, snapshot), room=room, tries=plan.max_attempts)
     # One limit per file; within it, requests stay in the order of the source.
+    order = "ORDER BY limit_factor, n" if room.doublings else ""
     engine.execute(f"""
         CREATE TEMP TABLE missing AS
-        SELECT row_number() OVER ({"ORDER BY limit_factor, n" if limited else ""}) - 1 AS n, key, bytes, limit_factor
+        SELECT row_number() OVER ({order}) - 1 AS n, key, bytes, limit_factor
         FROM (SELECT *, row_number() OVER () AS n FROM ({unanswered}))
     """)
     found = engine.execute("SELECT bytes, limit_factor FROM missing ORDER BY n").fetchnumpy()
@@ -135,8 +136,9 @@ def unfinished(ledger: Ledger, plan: Plan) -> int:
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     try:
-        limited = ledger.looks.spec(plan.task).limit is not None
-        missing = unanswered_sql("request", [], *answers_of(home, ledger.looks.snapshot(plan.task)), limited=limited)
+        answers = answers_of(home, ledger.looks.snapshot(plan.task))
+        room = ledger.looks.room(plan.task)
+        missing = unanswered_sql("request", [], *answers, room=room, tries=plan.max_attempts)
         return int(rows(engine, f"SELECT count(*) FROM ({missing})")[0][0])
     except duckdb.Error as error:
         raise readable(error, home.folder) from error

@@ -10,12 +10,15 @@ import dagster as dg
 from pydantic import BaseModel
 
 from ..resources.errors import InputError
+from ..resources.request import MAX_TRIES
 from .body import Declaration, Events, converge
 from .outputs import Output, as_output
 from .run import MODEL_METADATA
 from .source import FunctionSource, Source
 from .stuck import stuck_now, stuck_spec
 from .task import PARTITION, TaskSpec
+
+_MOST_TRIES = 20
 
 
 class TableOptions(TypedDict, total=False):
@@ -24,6 +27,7 @@ class TableOptions(TypedDict, total=False):
     Attributes:
         keep: Further columns of the source that the table keeps.
         parameters: Sent to the provider as they are, such as ``{"max_completion_tokens": 50}``.
+        max_attempts: How often a row is asked until its answer can be used, 3 by default; then it is an error row.
         tables: Resource key of the tables, ``"tables"`` by default.
         partitions_def: Partitions; needs `partition_expr`.
         partition_expr: SQL over the source's columns that gives a row's partition key.
@@ -40,6 +44,7 @@ class TableOptions(TypedDict, total=False):
 
     keep: Sequence[str]
     parameters: Mapping[str, Any]
+    max_attempts: int
     tables: str
     partitions_def: dg.PartitionsDefinition[str]
     partition_expr: str
@@ -190,7 +195,10 @@ def _declared(
         parameters=options.get("parameters", {}),
         partition_expr=partition_expr,
     )
-    return Declaration(spec=spec, source=source, llm=llm, tables=options.get("tables", "tables"))
+    tries: Any = options.get("max_attempts", MAX_TRIES)
+    if not isinstance(tries, int) or isinstance(tries, bool) or not 1 <= tries <= _MOST_TRIES:
+        raise InputError(f"max_attempts is a number from 1 to {_MOST_TRIES}; got {tries!r}.")
+    return Declaration(spec=spec, source=source, llm=llm, tables=options.get("tables", "tables"), max_attempts=tries)
 
 
 def _asset(name: str, declared: Declaration, options: TableOptions) -> dg.AssetsDefinition:

@@ -11,6 +11,7 @@ from dagster import DagsterInstance, RunsFilter
 
 from ..assets.run import BACKFILL_TAG, MODEL_METADATA, ORIGIN_TAG, PARTITION_TAG, PLAN_TAG, RANGE_TAGS, STATE_TAG
 from ..resources.ledger import LEASE_SECONDS, AttemptState, Ledger, Origin, Plan, PlanState, has_come
+from ..resources.looking import is_too_slow
 
 GENERATION_TAG = "batch_llm/generation"
 _GRACE_SECONDS = 60.0
@@ -144,13 +145,15 @@ def _movable(
 
 
 def can_move(ledger: Ledger, plan: Plan) -> bool:
-    """Whether a run could do something for a plan: nobody holds it, and it doesn't wait for a provider."""
+    """Whether a run could do something for a plan: nobody holds it, and it doesn't only wait for a provider."""
     now = ledger.clock.now()
     if ledger.plans.is_held(plan):
         return False
     attempts = ledger.attempts.open_of_plan(plan.id)
     due = [a for a in attempts if has_come(a.due, now)]
     ended = [a for a in due if a.state is AttemptState.SUBMITTED and a.ended_at is not None]
+    if any(is_too_slow(a, now) for a in attempts):
+        return True  # a run has the time that ticks don't have
     if plan.state is not PlanState.OPEN:
         return bool(ended)  # it will not be written, but what is paid is fetched
     sendable = [a for a in due if a.state is AttemptState.PLANNED and has_come(a.lease_until, now, LEASE_SECONDS)]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import dagster as dg
 
@@ -21,7 +22,7 @@ from ..resources.providers.http import hurried
 from .continuation import collect_requests
 from .providers import providers_of
 
-_LOOK_SECONDS = 30.0
+LOOK_SECONDS = 30.0
 """A tick ends well before Dagster's limit of 60 s; what it didn't reach is due first at the next one."""
 
 _LATE_SECONDS = 10.0
@@ -85,26 +86,41 @@ def _look_at_providers(
     providers = providers_of(context, {plan.llm for plan in plans})
     seen: list[Attempt] = []
     with contextlib.closing(BatchMachine(ledger, providers, SENSOR_NAME)) as machine:
-        for llm, until in _in_turn(ledger, providers, _LOOK_SECONDS):
-            try:
-                with hurried(until):
-                    due = ledger.attempts.due([AttemptState.SUBMITTED], llm)
-                    polled = machine.poll(llm, attempts=due, until=until)
-                    seen += polled
-                    if trouble := new_troubles([a.message for a in polled], [a.message for a in due]):
-                        context.log.warning(trouble)
-                    for attempt in ledger.attempts.due(_UNSETTLED, llm):
-                        if ledger.clock.monotonic() < until:
-                            machine.reconcile(attempt.id)
-            except ProviderError as error:
-                context.log.warning(error.message)
+        for llm, until in _in_turn(ledger, providers, LOOK_SECONDS):
+            seen += take_turn(machine, llm, until, context.log.warning)
     return seen, {llm: window_seconds(provider.profile.windows) for llm, provider in providers.items()}
 
 
+def take_turn(machine: BatchMachine, llm: str, until: float, warn: Callable[[str], object]) -> list[Attempt]:
+    """One provider's turn in a tick, which ends at `until` (monotonic): its batches, then creates without a reply.
+
+    Gives the attempts whose batches were looked at.
+    """
+    ledger = machine.ledger
+    seen: list[Attempt] = []
+    try:
+        with hurried(until):
+            due = ledger.attempts.due([AttemptState.SUBMITTED], llm)
+            unsettled = ledger.attempts.due(_UNSETTLED, llm)
+            now = ledger.clock.monotonic()
+            seen = machine.poll(llm, attempts=due, until=(now + until) / 2 if unsettled else until)
+            if trouble := new_troubles([a.message for a in seen], [a.message for a in due]):
+                warn(trouble)
+            for attempt in unsettled:
+                if ledger.clock.monotonic() < until:
+                    machine.reconcile(attempt.id)
+    except ProviderError as error:
+        warn(error.message)
+    return seen
+
+
 def _in_turn(ledger: Ledger, llms: Collection[str], seconds: float) -> Iterator[tuple[str, float]]:
-    """Each resource key and until when (monotonic) it may take: none can use up what is left for the others."""
+    """Each resource key and until when (monotonic) it may take: none can use up what is left for the others.
+
+    Not always the same is the first one: a server that sends a byte now and then takes longer than it may.
+    """
     end = ledger.clock.monotonic() + seconds
-    for left, llm in zip(range(len(llms), 0, -1), sorted(llms), strict=True):
+    for left, llm in zip(range(len(llms), 0, -1), random.sample(sorted(llms), len(llms)), strict=True):
         now = ledger.clock.monotonic()
         yield llm, now + (end - now) / left
 

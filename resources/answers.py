@@ -14,7 +14,7 @@ from .errors import StorageError
 from .home import Home
 from .ledger import AnswersFile, Attempt, Incident, Ledger, Snapshot
 from .providers.wire import result_sql
-from .request import RequestSpec
+from .request import MAX_TRIES, RequestSpec, Room
 from .result_lines import read_results
 
 COLUMNS = (
@@ -23,15 +23,11 @@ COLUMNS = (
 )
 MANIFEST_COLUMNS = "row BIGINT, key VARCHAR"
 
-MAX_TRIES = 3
-"""Answers that came back unusable this often make a key final; it then becomes an error row."""
+_NO_ROOM = Room()
 MAX_UNRUN = 5
 """Batches that ended before a key's turn; nothing was paid for it, but it can't go on for ever."""
-_MAX_DOUBLINGS = 6
-"""Of an output limit: tries and retries may be many, and no model writes that much."""
 
-
-Absent = Literal["missing", "expired", "gone", "truncated"]
+Absent = Literal["missing", "expired", "gone"]
 """The outcome of a row that no result speaks of."""
 
 
@@ -131,7 +127,6 @@ def _matched(absent: Absent | None) -> str:
         "missing": "the provider returned nothing for this row",
         "expired": "the batch was ended before this row's turn",
         "gone": "the provider had deleted the results before they were fetched",
-        "truncated": "the answer was cut off, and a batch with a larger limit was rejected",
     }
     return f"""
         SELECT
@@ -169,7 +164,8 @@ def unanswered_sql(
     answers: Sequence[Path],
     forgiven: Sequence[Path] = (),
     *,
-    limited: bool = False,
+    room: Room = _NO_ROOM,
+    tries: int = MAX_TRIES,
 ) -> str:
     """SQL for the keys of relation ``keys`` that are neither open, nor answered, nor given up.
 
@@ -178,28 +174,35 @@ def unanswered_sql(
         open_manifests: Of attempts that are under way.
         answers: The task's answers files.
         forgiven: Those of them whose failures don't count.
-        limited: Whether the task limits its answers. A column ``limit_factor`` says then how much larger the limit
-            has to be; where only the model's own end cut an answer off, asking again would cut it off again.
+        room: For what was cut off; a column ``limit_factor`` says how much larger the limit has to be. What was cut off
+            with all the room there is would only be cut off again.
+        tries: Answers that came back unusable this often make a key final.
     """
-    cut_off = f"SELECT key, count(*) AS times FROM {parquet(answers, COLUMNS)} WHERE outcome = 'truncated' GROUP BY key"
-    factor = f"1::BIGINT << least(coalesce(cut_off.times, 0), {_MAX_DOUBLINGS})" if limited else "1::BIGINT"
+    factor = f"1::BIGINT << least(coalesce(cut_off.times, 0), {room.doublings})" if room.doublings else "1::BIGINT"
     return f"""
         SELECT {keys}.*, {factor} AS limit_factor FROM {keys}
-        ANTI JOIN ({_final_sql(answers, forgiven, limited)}) AS final ON final.key = {keys}.key
+        ANTI JOIN ({_final_sql(answers, forgiven, room, tries)}) AS final ON final.key = {keys}.key
         ANTI JOIN (SELECT key FROM {parquet(open_manifests, MANIFEST_COLUMNS)}) AS open ON open.key = {keys}.key
-        {f"LEFT JOIN ({cut_off}) AS cut_off ON cut_off.key = {keys}.key" if limited else ""}
+        {f"LEFT JOIN ({_cut_off_sql(answers)}) AS cut_off ON cut_off.key = {keys}.key" if room.doublings else ""}
     """
 
 
-def given_up_sql(answers: Sequence[Path], forgiven: Sequence[Path] = (), *, limited: bool = False) -> str:
+def given_up_sql(
+    answers: Sequence[Path], forgiven: Sequence[Path] = (), *, room: Room = _NO_ROOM, tries: int = MAX_TRIES
+) -> str:
     """SQL for the keys that won't be asked again although they have no answer: refused, or failed too often."""
-    return f"SELECT key FROM ({_final_sql(answers, forgiven, limited)}) WHERE NOT answered"
+    final = _final_sql(answers, forgiven, room, tries)
+    return f"SELECT key FROM ({final}) GROUP BY key HAVING NOT bool_or(answered)"
 
 
-def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], limited: bool) -> str:
+def _cut_off_sql(answers: Sequence[Path]) -> str:
+    return f"SELECT key, count(*) AS times FROM {parquet(answers, COLUMNS)} WHERE outcome = 'truncated' GROUP BY key"
+
+
+def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], room: Room, tries: int) -> str:
     """Keys that aren't asked again; of the files that are `forgiven`, all of them in `answers`, only answers count."""
     counted = parquet([path for path in answers if path not in set(forgiven)], COLUMNS)
-    at_once = "'ok', 'refused', 'gone'" if limited else "'ok', 'refused', 'gone', 'truncated'"
+    cut_off = _cut_off_sql(answers)
     return f"""
         SELECT key, bool_or(outcome = 'ok') AS answered
         FROM (
@@ -207,17 +210,16 @@ def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], limited: bool)
             UNION ALL SELECT key, outcome FROM {parquet(forgiven, COLUMNS)} WHERE outcome = 'ok'
         )
         GROUP BY key HAVING
-            bool_or(outcome IN ({at_once}))
-            OR count(*) FILTER (outcome <> 'expired') >= {MAX_TRIES}
-            OR count(*) >= {MAX_UNRUN}
+            bool_or(outcome IN ('ok', 'refused', 'gone'))
+            OR count(*) FILTER (outcome = 'truncated') > {room.doublings}
+            OR count(*) FILTER (outcome <> 'expired') >= {tries}
+            OR count(*) >= {max(tries, MAX_UNRUN)}
+        {f"UNION ALL SELECT key, false FROM ({cut_off}) WHERE times > {room.doublings}" if room.is_all else ""}
     """
 
 
 def best_sql(answers: Sequence[Path]) -> str:
-    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last; and its tries.
-
-    What was cut off says more than that nobody gave it more room.
-    """
+    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last; and its tries."""
     listed = ", ".join(f"({number}, {literal(str(path))})" for number, path in enumerate(answers))
     if not listed:
         return f"SELECT *, NULL::BIGINT AS tries FROM {parquet([], COLUMNS)}"
@@ -228,7 +230,6 @@ def best_sql(answers: Sequence[Path]) -> str:
         QUALIFY row_number() OVER (
             PARTITION BY key ORDER BY
                 outcome <> 'ok',
-                outcome = 'truncated' AND answer IS NULL,
                 CASE outcome WHEN 'ok' THEN n ELSE -n END
         ) = 1
     """

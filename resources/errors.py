@@ -60,6 +60,7 @@ class ProviderError(BatchLLMError):
         status: HTTP status code, if there was a reply.
         code: The provider's own error code, if it gave one.
         retry_after: Seconds the provider asked us to wait, if it did.
+        in_haste: Whether who asked had little time, so that somebody who waits longer may still get a reply.
     """
 
     def __init__(
@@ -69,11 +70,13 @@ class ProviderError(BatchLLMError):
         status: int | None = None,
         code: str | None = None,
         retry_after: float | None = None,
+        in_haste: bool = False,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.retry_after = retry_after
+        self.in_haste = in_haste
 
     @property
     def is_gone(self) -> bool:
@@ -82,7 +85,7 @@ class ProviderError(BatchLLMError):
 
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the keyword arguments when an executor pickles the error."""
-        fields = {"status": self.status, "code": self.code, "retry_after": self.retry_after}
+        fields = {name: getattr(self, name) for name in ("status", "code", "retry_after", "in_haste")}
         return (_rebuild, (type(self), self.message, fields))
 
 

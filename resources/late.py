@@ -9,10 +9,11 @@ from __future__ import annotations
 from .errors import ProviderError, StaleFenceError
 from .file_names import digest
 from .home import Home
-from .ledger import Attempt, AttemptState, Incident, Ledger, Link, Send
+from .ledger import Attempt, AttemptState, Incident, Ledger, Link, Send, has_come
 from .lost_creates import created_since, ours, stop
 from .providers.protocol import Batch, BatchProvider
 from .result_files import ResultFiles
+from .result_lines import lines_of
 
 HORIZON_SECONDS = 48 * 3600.0
 """How long after its intent a create is looked for."""
@@ -123,12 +124,22 @@ class LateArrivals:
         if not batch.phase.ended:
             stop(self._provider, [batch])
             return
+        if batch.lacks_files and self._may_be_found(attempt, link):
+            return  # they may trail its end
         folder = home.late_results(attempt.id, digest(link.batch_id))
         paths = self._provider.fetch(batch, folder)
+        if sum(1 for path in paths for _ in lines_of(path)) < batch.completed + batch.failed:
+            # One that was cut at the end of a line looks whole. Both are kept: another worker may be reading.
+            paths = self._provider.fetch(batch, folder / "again")
         parsed = ResultFiles(self._ledger, attempt).read(paths, None, name=name)
         self._attempts.index_late(attempt, parsed.file)
         for incident in parsed.incidents(batch.id, folder):
             self._attempts.incident(incident.kind, incident.subject, incident.message)
+
+    def _may_be_found(self, attempt: Attempt, link: Link) -> bool:
+        """Whether creates of a late arrival's time are still looked for."""
+        (send,) = (send for send in self._attempts.sends(attempt.id) if send.token == link.token)
+        return not has_come(send.t0 + HORIZON_SECONDS, self._ledger.clock.now(), HORIZON_SECONDS)
 
 
 def late_name(attempt: Attempt, batch_id: str) -> str:

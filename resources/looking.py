@@ -6,15 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import ProviderError
-from .ledger import Attempt, Ledger
+from .ledger import Attempt, Ledger, has_come
 from .lost_creates import stop, surplus
 from .operations.ending import unwanted
 from .operations.waits import window_end, window_seconds
 from .providers.protocol import Batch, BatchProvider
-from .result_files import OF_DUPLICATE, SHORT, Missing, missing
+from .result_files import OF_DUPLICATE, Missing, missing
 
 _GONE_SECONDS = 24 * 3600.0
 """Results that are nowhere to be found for so long aren't expected any more."""
+
+_SLOW_SECONDS = 600.0
+_SHORT = "Fewer results"
+"""How it is said that less came than the provider counts."""
+_FILES_LATE_SECONDS = 60.0
+_ANSWERS_LATE_SECONDS = 600.0
+"""Answers that are paid are worth a longer wait than failures, which are in no file at some servers."""
 
 
 def look_at(
@@ -28,9 +35,9 @@ def look_at(
     try:
         batches, lacking = as_they_are(provider, found)
     except ProviderError as error:
-        return {**looked, "message": error.message}
+        return {**looked, "message": error.message, "slow_since": slow_since(attempt, now, error)}
     said = next((error.message for error in lacking.values()), None)
-    looked |= {"message": said, "gone_since": gone_since(attempt, now, lacking)}
+    looked |= {"message": said, "gone_since": gone_since(attempt, now, lacking), "slow_since": None}
     if batches:
         extras = surplus(batches, ledger.attempts.sends(attempt.id), attempt.batch_id) if batches[1:] else []
         stop(provider, unwanted(ledger, attempt, batches) or extras)
@@ -58,9 +65,44 @@ def gone_since(attempt: Attempt, now: float, lacking: Missing, unread: Missing |
     return None
 
 
+def slow_since(attempt: Attempt, now: float, error: ProviderError) -> float | None:
+    """Since when looks in haste have run out of time; None if what failed now had all the time that it wanted."""
+    return min(attempt.slow_since or now, now) if error.in_haste else None
+
+
+def is_too_slow(attempt: Attempt, now: float) -> bool:
+    """Whether who has little time, such as a sensor, has come to nothing for so long that a run has to look."""
+    return attempt.slow_since is not None and now >= attempt.slow_since + _SLOW_SECONDS
+
+
 def _is_given_up(attempt: Attempt, now: float) -> bool:
     """Whether the survivor has been nowhere to be found for so long that it is gone for good."""
     return attempt.gone_since is not None and now > attempt.gone_since + _GONE_SECONDS
+
+
+def not_ended(attempt: Attempt, now: float, batches: Sequence[Batch], lacking: Missing) -> dict[str, object] | None:
+    """What to note of an attempt whose batches go on after all, or whose files trail; None if all is there."""
+    if not all(batch.phase.ended for batch in batches):
+        return {"due": now, "ended_at": None, "gone_since": gone_since(attempt, now, lacking)}
+    late = has_come((attempt.ended_at or 0.0) + _FILES_LATE_SECONDS, now)
+    if not late and any(batch.lacks_files for batch in batches):
+        return {"due": now + 5.0}
+    return None
+
+
+def too_few(attempt: Attempt, now: float, batches: Sequence[Batch], lines: int) -> dict[str, object] | None:
+    """What to note where fewer result lines came than the provider counts; None if they are all, or none more come.
+
+    They are fetched once more at least.
+    """
+    answered = sum(batch.completed for batch in batches)
+    counted = answered + sum(batch.failed for batch in batches)
+    since = now - (attempt.ended_at or 0.0)
+    early = since < (_ANSWERS_LATE_SECONDS if lines < answered else _FILES_LATE_SECONDS)
+    if lines >= counted or not (early or not (attempt.message or "").startswith(_SHORT)):
+        return None
+    said = f"{_SHORT}: {lines} of {counted} that the provider counts. They are fetched once more."
+    return {"due": now + max(15.0, since / 2), "message": said}
 
 
 def still_awaited(attempt: Attempt, now: float, lacking: Missing, paths: Sequence[Path]) -> ProviderError | None:
@@ -74,7 +116,7 @@ def still_awaited(attempt: Attempt, now: float, lacking: Missing, paths: Sequenc
             awaited = not _is_given_up(attempt, now)
         else:
             early = now <= (attempt.ended_at or now) + _GONE_SECONDS
-            first = not (attempt.message or "").startswith((OF_DUPLICATE, SHORT))
+            first = not (attempt.message or "").startswith((OF_DUPLICATE, _SHORT))
             awaited = early or first or not (paths or error.is_gone)
         if awaited:
             return error

@@ -67,10 +67,13 @@ def _token_in_results(provider: BatchProvider, batch: Batch) -> str | None:
     if batch.lacks_files or (batch.phase is Phase.COMPLETED and not batch.result_files):
         return None
     try:
-        # One that ended without a row proves nothing, but it hardly cost anything either.
-        return (provider.first_custom_id(batch) or "").rpartition("-")[0]
-    except RefusedError:  # gone, of another project, or no line at all: it may be a stranger's
+        first = provider.first_custom_id(batch)
+    except RefusedError:  # gone, of another project, or not a line that can be read: it may be a stranger's
         return None
+    if first is None and batch.completed + batch.failed:
+        return None  # the file came without its lines
+    # One that ended without a row proves nothing, but it hardly cost anything either.
+    return (first or "").rpartition("-")[0]
 
 
 def _strangers(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> set[str]:

@@ -15,19 +15,18 @@ from .answers import Parsed
 from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
 from .ledger import LONGEST_WAIT, Attempt, AttemptId, AttemptState, Ledger, Link, Send, has_come
-from .looking import as_they_are, gone_since, look_at, still_awaited
+from .looking import as_they_are, gone_since, look_at, not_ended, slow_since, still_awaited, too_few
 from .lost_creates import in_another_account, is_anothers, is_settled, look_for, ours, stop, was_mixed_up
 from .providers.http import hurried
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
-from .request import LIMITS
-from .result_files import SHORT, Missing, ResultFiles, outcome_of_absent
+from .request import is_of_limit
+from .result_files import Missing, ResultFiles, outcome_of_absent
 from .sending import SEND_SECONDS, TooLateError, permission, upload
 
 CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
 _RECONCILE_SECONDS = 15.0
-_FILES_LATE_SECONDS = 60.0
 _LOOKS_AT_ONCE = 100
 
 
@@ -78,8 +77,8 @@ class BatchMachine:
             try:
                 prepared, send = upload(self.ledger, self._providers[taken.llm], taken)
             except RefusedError as error:
-                self._attempts.move(taken, AttemptState.REFUSED, **self._ended(error.message))
-                raise
+                self._refused(taken, error)
+                return
             except ProviderError as error:
                 # An upload pays nothing, so however it failed it may simply be done again.
                 self._postpone(taken, error)
@@ -111,9 +110,9 @@ class BatchMachine:
                 self._attempts.move(attempt, AttemptState.AMBIGUOUS, message=error.message, due=due, lease_until=0.0)
                 return
             if isinstance(error, RefusedError):
-                self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(error.message))
-            else:
-                self._postpone(self._attempts.move(attempt, AttemptState.PLANNED), error)
+                self._refused(attempt, error)
+                return
+            self._postpone(self._attempts.move(attempt, AttemptState.PLANNED), error)
             raise
         else:
             try:
@@ -122,14 +121,23 @@ class BatchMachine:
                 # This process slept, and was replaced. What it has learnt must not be lost with it.
                 LateArrivals(self.ledger, provider, self._owner).arrived(batch, send)
 
-    def _ended(self, message: str) -> dict[str, object]:
-        return {"message": message, "closed_at": self._clock.now(), "lease_until": 0.0}
+    def _refused(self, attempt: Attempt, error: RefusedError) -> None:
+        """A final no, unpaid; only that a limit can't be larger is none to the table, whose rows then stay cut off."""
+        larger = attempt.limit_factor > 1 and is_of_limit(error.message)
+        if larger:
+            said = f"{error.message} Its {attempt.rows} rows were cut off before, and stay so."
+            self._attempts.incident("limit refused", attempt.batch_id or attempt.id, said)
+        self._attempts.refuse(attempt, error.message)
+        if not larger:
+            raise error
 
     def _postpone(self, attempt: Attempt, error: ProviderError) -> None:
         asked = error.retry_after
         wait = _backed_off(15.0, attempt.waits, 300.0) if asked is None else min(asked, LONGEST_WAIT)
-        due = self._clock.now() + wait
-        self._attempts.release(attempt, due=due, waits=attempt.waits + 1, message=error.message)
+        now = self._clock.now()
+        due = now if error.in_haste else now + wait  # who has the time may look at once
+        slow = slow_since(attempt, now, error)
+        self._attempts.release(attempt, due=due, waits=attempt.waits + 1, message=error.message, slow_since=slow)
 
     def _adopt(self, attempt: Attempt, found: Sequence[tuple[Batch, Send]]) -> Attempt:
         """Commit which batches are ours; the first one survives."""
@@ -157,6 +165,8 @@ class BatchMachine:
             provider = self._providers[unsure.llm]
             try:
                 seen = look_for(self.ledger, provider, unsure, sends)
+                if unsure.slow_since is not None:
+                    unsure = self._attempts.note(unsure, slow_since=None)
                 if seen.found:
                     self._choose(unsure, seen.found)
                 elif seen.undecided:
@@ -266,14 +276,8 @@ class BatchMachine:
             try:
                 names = self._batch_ids(taken)
                 batches, lacking = as_they_are(provider, names)
-                if not all(batch.phase.ended for batch in batches):
-                    again = {"ended_at": None, "gone_since": gone_since(taken, now, lacking)}
-                    self._attempts.release(taken, due=now, **again)
-                    return
-                if not has_come(taken.ended_at + _FILES_LATE_SECONDS, now) and any(
-                    batch.lacks_files for batch in batches
-                ):
-                    self._attempts.release(taken, due=now + 5.0)
+                if again := not_ended(taken, now, batches, lacking):
+                    self._attempts.release(taken, **again)
                     return
                 paths, unread = ResultFiles(self.ledger, taken).fetch(provider, batches, names)
             except ProviderError as error:
@@ -301,28 +305,18 @@ class BatchMachine:
             return
         reasons = "; ".join(problem.words for problem in batch.problems[:3])
         message = f"{profile.name} rejected batch {batch.id} as a whole, unpaid: {reasons or 'no reason was given'}."
-        if attempt.limit_factor > 1 and any(name in message for name in LIMITS):
-            said = f"{message} Its {attempt.rows} rows were cut off before, and stay so."
-            self._attempts.incident("limit refused", batch.id, said)
-            files = ResultFiles(self.ledger, attempt)
-            self._close(attempt, files, files.read([], "truncated"))
-            return
-        self._attempts.move(attempt, AttemptState.REFUSED, **self._ended(message))
-        raise RefusedError(message)
+        self._refused(attempt, RefusedError(message))
 
     def _keep(self, attempt: Attempt, batches: Sequence[Batch], paths: Sequence[Path], lost: Missing) -> None:
         """Close it with what there is; rows that only something `lost` may have answered are asked on demand only."""
         attempt = self._attempts.renew(attempt)
         files = ResultFiles(self.ledger, attempt)
         parsed = files.read(paths, "gone" if lost else outcome_of_absent(batches))
-        counted = sum(batch.completed + batch.failed for batch in batches)
         whole = lost.keys().isdisjoint(batch.id for batch in batches)  # else some files can't be fetched once more
-        early = not has_come((attempt.ended_at or 0.0) + _FILES_LATE_SECONDS, self._clock.now())
-        if whole and parsed.lines < counted and (early or not (attempt.message or "").startswith(SHORT)):
+        if whole and (again := too_few(attempt, self._clock.now(), batches, parsed.lines)):
             # A file that was cut at the end of a line looks whole, and the rows beyond would be asked and paid again.
             files.remove(parsed, paths)
-            said = f"{SHORT}: {parsed.lines} of {counted} that the provider counts. They are fetched once more."
-            self._attempts.release(attempt, due=self._clock.now() + 15.0, message=said)
+            self._attempts.release(attempt, **again)
         elif not lost and parsed.unknown == parsed.lines > 0 and self._is_foreign(attempt, batches):
             files.remove(parsed, paths)
             self._disown(attempt, batches[0])

@@ -18,6 +18,24 @@ TaskHash = NewType("TaskHash", str)
 LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 """Parameters that bound an answer, in tokens, at one provider or another."""
 
+MAX_TRIES = 3
+"""Answers that came back unusable this often make a request final, unless its table says otherwise."""
+MAX_DOUBLINGS = 6
+"""Of an output limit: tries and retries may be many, and no model writes that much."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much more room an answer may get that was cut off.
+
+    Attributes:
+        doublings: How often the task's limit may be doubled; never where it sets none.
+        is_all: Whether the provider has refused more, so that what was cut off with all of it is final.
+    """
+
+    doublings: int = 0
+    is_all: bool = False
+
 
 class Operation(StrEnum):
     """Which kind of endpoint answers a request."""
@@ -71,6 +89,11 @@ class RequestSpec:
         """The same question with room for longer answers: no other task, but another request body."""
         larger = {name: self.parameters[name] * factor for name in LIMITS if _is_count(self.parameters.get(name))}
         return replace(self, parameters={**self.parameters, **larger})
+
+
+def is_of_limit(refusal: str) -> bool:
+    """Whether a provider's words name a parameter that bounds an answer."""
+    return any(name in refusal for name in LIMITS)
 
 
 def _is_count(value: Any) -> bool:

@@ -19,16 +19,17 @@ whatever the provider said."""
 
 OF_DUPLICATE = "Duplicate"
 """How an error about one that can't be had begins."""
-SHORT = "Fewer results"
-"""How it is said that less came than the provider counts."""
 
 
 def missing(name: str, error: ProviderError, *, survives: bool) -> ProviderError:
     """The error to note of a batch, or of its files, that can't be had.
 
     Raises:
-        ProviderError: The survivor's, unless it isn't there: refused or busy, it is waited for as long as it takes.
+        ProviderError: The survivor's, unless it isn't there: refused or busy, it is waited for as long as it takes; and
+            a duplicate's, where the time was too short to say that it can't be had.
     """
+    if error.in_haste:
+        raise error
     if not survives:
         return ProviderError(
             f"{OF_DUPLICATE} {name} can't be had: {error.message}", status=error.status, retry_after=error.retry_after

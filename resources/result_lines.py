@@ -71,12 +71,12 @@ def _add_mended(engine: duckdb.DuckDBPyConnection, query: str, mended: Sequence[
 
 def _mended(files: Sequence[Path], numbers: set[int]) -> list[tuple[str, bool]]:
     """Those of the lines with these numbers that are objects in spite of a few bytes, and whether nothing was lost."""
-    lines = (raw for path in files for raw in _lines(path))
+    lines = (raw for path in files for raw in lines_of(path))
     found = (_mend(raw) for n, raw in enumerate(lines, 1) if n in numbers)
     return [line for line in found if line is not None]
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def lines_of(path: Path) -> Iterator[bytes]:
     """The lines that DuckDB counts: those that aren't blank."""
     with path.open("rb") as stream:
         yield from (raw for raw in stream if raw.strip())

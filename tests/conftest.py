@@ -16,6 +16,10 @@ import pytest
 from dagster_batch_llm.assets import body, collect, look, report, source
 from dagster_batch_llm.resources import answers, duck, query, render
 from dagster_batch_llm.resources.operations import asking_again, soundness
+from hypothesis import settings
+
+settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
+settings.load_profile("no deadline")
 
 _IN_MEMORY = Path("/dev/shm")
 # What is paid for is flushed to the disk often, and a third of the suite's time would go into that. Nothing here pulls

@@ -109,7 +109,7 @@ def retry(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="A table, such as shop/reviews.")],
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
-    """Let the next materialization ask rows again that were given up: refused, or failed three times."""
+    """Let the next materialization ask rows again that were given up: refused, or failed too often."""
     ledger = _writable()
     found = [one for one in given_up(ledger, table) if one.keys]
     if not found:

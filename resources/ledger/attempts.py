@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, RowMapping, Select, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, select
 
 from ..errors import ProtocolError, StaleFenceError, StorageError
 from ..request import TaskHash
@@ -22,6 +22,7 @@ from .records import AnswersFile, AttemptId, Incident, Link, Send
 from .statements import (
     ATTEMPT,
     ATTEMPTS_OF_PLAN,
+    BATCHES_OF,
     LAST_LINKED,
     LAST_RETRY,
     LATE_LINKS,
@@ -34,8 +35,9 @@ from .statements import (
     TAKE_ATTEMPT,
     due_attempts,
     fenced_update,
+    only_wanted_by,
 )
-from .states import LEGAL, AttemptState, PlanState
+from .states import LEGAL, AttemptState
 
 _T = schema.attempt
 
@@ -74,6 +76,7 @@ class Attempt:
     unwanted_at: float | None = None
     limit_factor: int = 1
     gone_since: float | None = None
+    slow_since: float | None = None
 
 
 class Attempts:
@@ -254,6 +257,13 @@ class Attempts:
             insert_new(c, schema.answers, _answers_row(c, attempt, answers, self._db.clock.now()))
 
     @persistent
+    def refuse(self, attempt: Attempt, message: str) -> Attempt:
+        """→ refused: the provider's final no, unpaid; later than any `retry`, which forgives what is older."""
+        with self._db.write() as c:
+            ended = {"closed_at": _after_retries(c, attempt, self._db.clock.now()), "lease_until": 0.0}
+            return _move(c, attempt, AttemptState.REFUSED, {"message": message, **ended})
+
+    @persistent
     def close(self, attempt: Attempt, answers: AnswersFile) -> Attempt:
         """submitted → answered; the answers file must be durable already."""
         now = self._db.clock.now()
@@ -278,12 +288,9 @@ class Attempts:
     @persistent
     def batches_of(self, attempts: Sequence[AttemptId]) -> dict[AttemptId, list[str]]:
         """The batches of submitted attempts, as `links` has them; one that another worker took back has none."""
-        table = schema.link
-        query = select(table.c.attempt, table.c.batch_id).join(_T, _T.c.id == table.c.attempt)
-        query = query.where(_T.c.id.in_(attempts), _T.c.batch_id.is_not(None), table.c.linked_at >= _T.c.submitted_at)
         found: dict[AttemptId, list[str]] = {}
         with self._db.read() as c:
-            for attempt, name in c.execute(query.order_by(table.c.extra, table.c.linked_at)):
+            for attempt, name in c.execute(BATCHES_OF, {"these": attempts}):
                 found.setdefault(attempt, []).append(name)
         return found
 
@@ -293,7 +300,7 @@ class Attempts:
         table = schema.answers
         with self._db.read() as c:
             rows = c.execute(select(table).where(table.c.attempt.in_(attempts)))
-            return [answers_file(row) for row in rows]
+            return [AnswersFile.of(row) for row in rows]
 
     @persistent
     def void_unsent(self, plan: str) -> int:
@@ -325,19 +332,6 @@ class Attempts:
             return [(row.at, row.kind, row.subject, row.message) for row in rows]
 
 
-def wanted(*besides: str) -> Select[tuple[str]]:
-    """Attempts for which an open plan waits, besides these."""
-    w, p = schema.plan_attempt, schema.plan
-    open_ = select(w.c.attempt).join(p, p.c.id == w.c.plan).where(p.c.state == PlanState.OPEN)
-    return open_.where(p.c.id.not_in(besides))
-
-
-def only_wanted_by(plan: str) -> tuple[ColumnElement[bool], ...]:
-    """The conditions that a plan waits for an attempt, and no other open one does."""
-    mine = select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)
-    return _T.c.id.in_(mine), _T.c.id.not_in(wanted(plan))
-
-
 def void_unsent(c: Connection, plan: str, now: float) -> int:
     """End what only this plan wants and was never sent; the fence moves, so who is about to send it doesn't."""
     unsent = select(_T).where(_T.c.state == AttemptState.PLANNED, *only_wanted_by(plan))
@@ -353,14 +347,13 @@ def _last_linked(c: Connection, attempt: Attempt) -> float:
     return c.execute(LAST_LINKED, {"of": attempt.id}).scalar_one() or 0.0
 
 
-def answers_file(row: Row[Any]) -> AnswersFile:
-    """A row of `schema.answers`."""
-    return AnswersFile(row.file, json.loads(row.outcomes), row.input_tokens, row.output_tokens, row.unmetered)
+def _after_retries(c: Connection, attempt: Attempt, now: float) -> float:
+    """Now, but after any `retry`: it forgives what is older, and one that a clock ahead has dated must not for days."""
+    retried = c.execute(LAST_RETRY, {"of": attempt.task}).scalar_one() or 0.0
+    return max(now, math.nextafter(retried, math.inf))
 
 
 def _answers_row(c: Connection, attempt: Attempt, answers: AnswersFile, now: float) -> dict[str, Any]:
-    # A `retry` forgives what is older; one that a clock ahead has dated must not forgive for days.
-    retried = c.execute(LAST_RETRY, {"of": attempt.task}).scalar_one() or 0.0
     return {
         "file": answers.file,
         "task": attempt.task,
@@ -369,7 +362,7 @@ def _answers_row(c: Connection, attempt: Attempt, answers: AnswersFile, now: flo
         "input_tokens": answers.input_tokens,
         "output_tokens": answers.output_tokens,
         "unmetered": answers.unmetered,
-        "at": max(now, math.nextafter(retried, math.inf)),
+        "at": _after_retries(c, attempt, now),
     }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 from sqlalchemy import Connection, select, update
 
-from ..request import RequestSpec, TaskHash
+from ..request import MAX_DOUBLINGS, RequestSpec, Room, TaskHash, is_of_limit
 from . import schema
 from .attempts import Attempt
 from .connect import Database, persistent, was_cut_off
@@ -21,6 +21,7 @@ from .statements import (
     ANSWERS_OF_TASK,
     COUNT_ASKED,
     LAST_RETRY,
+    LIMITS_REFUSED,
     MOVE_TASK_FENCE,
     OPEN_MANIFESTS,
     TAKE_TASK,
@@ -61,6 +62,19 @@ class Looks:
         """What the task asks."""
         with self._db.read() as c:
             return RequestSpec.from_json(c.execute(TASK_SPEC, {"of": task}).scalar_one())
+
+    @persistent
+    def room(self, task: TaskHash) -> Room:
+        """How much more room there is for answers that were cut off.
+
+        A provider that has refused a limit isn't asked for that again, but after a person's `retry`.
+        """
+        if self.spec(task).limit is None:
+            return Room()
+        with self._db.read() as c:
+            refused = [row.limit_factor for row in c.execute(LIMITS_REFUSED, {"of": task}) if is_of_limit(row.message)]
+        least = min((factor.bit_length() - 2 for factor in refused), default=MAX_DOUBLINGS)
+        return Room(least, is_all=bool(refused))
 
     @persistent
     def take(self, task: TaskHash, owner: str) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NewType
 from sqlalchemy import ColumnElement, RowMapping, select, update
 
 from ..errors import StorageError
-from ..request import TaskHash
+from ..request import MAX_TRIES, TaskHash
 from . import schema
 from .connect import Database, persistent, was_cut_off
 from .moments import HOLD_SECONDS, has_come
@@ -43,6 +43,7 @@ class Plan:
     rows: int
     keys: int
     created_at: float
+    max_attempts: int = MAX_TRIES
     asked: int = 0
     holder: str | None = None
     holder_until: float = 0.0
@@ -248,7 +249,7 @@ class Plans:
 
 _PLAIN = (
     "id", "state", "asset", "task", "llm", "spec", "code_version", "origin", "run", "location", "backfill",
-    "rows", "keys", "created_at",
+    "rows", "keys", "created_at", "max_attempts",
 )  # fmt: skip
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NewType
+from typing import Any, NewType
+
+from sqlalchemy import Row
 
 AttemptId = NewType("AttemptId", str)
 
@@ -43,6 +46,11 @@ class AnswersFile:
     input_tokens: int
     output_tokens: int
     unmetered: int = 0
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> AnswersFile:
+        """A row of `schema.answers`."""
+        return cls(row.file, json.loads(row.outcomes), row.input_tokens, row.output_tokens, row.unmetered)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = "0004"
+SCHEMA_VERSION = "0005"
 """The newest alembic revision; a test compares it with the migrations folder."""
 
 metadata = MetaData()
@@ -63,6 +63,7 @@ plan = Table(
     Column("holder_until", Float, nullable=False, default=0.0),
     Column("rows", Integer, nullable=False),
     Column("keys", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False, server_default="3", comment="unusable answers that end a row"),
     Column("asked", Integer, nullable=False, default=0, comment="requests this plan put into attempts"),
     Column("created_at", Float, nullable=False),
     Column("closed_at", Float),
@@ -119,6 +120,7 @@ attempt = Table(
     Column("message", Text),
     Column("unwanted_at", Float, comment="since when its batch is to be cancelled, unless an open plan waits for it"),
     Column("gone_since", Float, comment="when a batch or result file was first not found"),
+    Column("slow_since", Float, comment="since when looks in a tick run out of time"),
     Column("limit_factor", Integer, nullable=False, server_default="1", comment="times the task's output limit"),
 )
 Index("attempt_by_task", attempt.c.task, attempt.c.state)

@@ -62,6 +62,13 @@ _SUBMITTED = select(_T.c.submitted_at).where(_T.c.id == _OF, _T.c.batch_id.is_no
 _IS_CURRENT = func.coalesce(_L.c.linked_at >= _SUBMITTED, False)
 LINKS = _LINK.where(_L.c.attempt == _OF, _IS_CURRENT).order_by(_L.c.extra, _L.c.linked_at)
 REJECTED_LINKS = _LINK.where(_L.c.attempt == _OF, ~_IS_CURRENT).order_by(_L.c.extra, _L.c.linked_at)
+BATCHES_OF = (
+    select(_L.c.attempt, _L.c.batch_id)
+    .join(_T, _T.c.id == _L.c.attempt)
+    .where(_T.c.id.in_(bindparam("these", expanding=True)), _T.c.batch_id.is_not(None))
+    .where(_L.c.linked_at >= _T.c.submitted_at)
+    .order_by(_L.c.extra, _L.c.linked_at)
+)
 LAST_LINKED = select(func.max(_L.c.linked_at)).where(_L.c.attempt == _OF)
 LINK = select(_L.c.batch_id).where(_L.c.account == _AT, _L.c.batch_id == _OF)
 LINKED = select(_L.c.batch_id).where(_L.c.account == _AT)
@@ -103,6 +110,24 @@ COUNT_ASKED = update(_P).where(_P.c.id == _OF).values(asked=_P.c.asked + bindpar
 OPEN_MANIFESTS = select(_T.c.id, _T.c.manifest).where(_T.c.task == _OF, _T.c.state.in_(OPEN_ATTEMPTS))
 ANSWERS_OF_TASK = select(_A.c.file, _A.c.at).where(_A.c.task == _OF).order_by(_A.c.at, _A.c.file)
 LAST_RETRY = select(func.max(schema.retry.c.at)).where(schema.retry.c.task == _OF)
+LIMITS_REFUSED = (
+    select(_T.c.limit_factor, _T.c.message)
+    .where(_T.c.task == _OF, _T.c.state == AttemptState.REFUSED, _T.c.limit_factor > 1)
+    .where(_T.c.closed_at > func.coalesce(LAST_RETRY.scalar_subquery(), 0.0))
+)
+
+
+def wanted(*besides: str) -> Select[tuple[str]]:
+    """Attempts for which an open plan waits, besides these."""
+    w, p = schema.plan_attempt, schema.plan
+    open_ = select(w.c.attempt).join(p, p.c.id == w.c.plan).where(p.c.state == PlanState.OPEN)
+    return open_.where(p.c.id.not_in(besides))
+
+
+def only_wanted_by(plan: str) -> tuple[ColumnElement[bool], ...]:
+    """The conditions that a plan waits for an attempt, and no other open one does."""
+    mine = select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)
+    return _T.c.id.in_(mine), _T.c.id.not_in(wanted(plan))
 
 
 @cache

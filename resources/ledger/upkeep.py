@@ -8,11 +8,12 @@ from sqlalchemy import func, insert, select, update
 
 from ..request import TaskHash
 from . import schema
-from .attempts import AnswersFile, AttemptId, answers_file, only_wanted_by, void_unsent, wanted
+from .attempts import AnswersFile, AttemptId, void_unsent
 from .connect import Database, persistent
 from .high_water import noted_sends, older, sends_in
 from .new_rows import insert_new
 from .plans import PlanId
+from .statements import only_wanted_by, wanted
 from .states import OPEN_ATTEMPTS, PlanState
 
 _A, _P = schema.attempt, schema.plan
@@ -99,7 +100,7 @@ class Upkeep:
         s = schema.answers
         with self._db.read() as c:
             found = c.execute(select(s).order_by(s.c.at, s.c.file)).all()
-        return [(AttemptId(row.attempt), answers_file(row)) for row in found]
+        return [(AttemptId(row.attempt), AnswersFile.of(row)) for row in found]
 
     @persistent
     def replace_answers(self, old: str, new: str) -> bool:

@@ -18,7 +18,7 @@ ADVICE: Mapping[str, str] = {
     "dagster-batch-llm cancel TABLE --batches. What materializes after that asks, and pays, these rows anew.",
     "unknown rows": "The batch's result file has lines of somebody else. Nothing of them was used. Ask the provider, "
     "and look whether another program writes into the same account's files.",
-    "unreadable lines": "Rows of these lines that have no answer are asked again, three times in all. Look at the "
+    "unreadable lines": "Rows of these lines that have no answer are asked again, up to max_attempts. Look at the "
     "files that the message names: if the provider writes them so, tell it, naming the batch; if the disk is bad, "
     "look after that.",
     "limit refused": "The answers are longer than the provider or model allows at once. Ask for shorter ones in the "

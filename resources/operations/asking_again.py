@@ -42,13 +42,14 @@ def given_up(ledger: Ledger, table: str) -> list[GivenUp]:
     if not plans:
         known = sorted({plan.asset for plan in ledger.plans.find()})
         raise InputError(f"No table called {table!r} was ever asked for. These were: {', '.join(known) or 'none'}.")
-    newest = {plan.location: plan.task for plan in plans}
-    return [_of_task(ledger, task) for task in dict.fromkeys(newest.values())]
+    newest = {plan.location: plan for plan in plans}
+    tries = {plan.task: plan.max_attempts for plan in newest.values()}
+    return [_of_task(ledger, task, most) for task, most in tries.items()]
 
 
-def _of_task(ledger: Ledger, task: TaskHash) -> GivenUp:
+def _of_task(ledger: Ledger, task: TaskHash, tries: int) -> GivenUp:
     home, snapshot, spec = Home(ledger.home), ledger.looks.snapshot(task), ledger.looks.spec(task)
-    keys_sql = given_up_sql(*answers_of(home, snapshot), limited=spec.limit is not None)
+    keys_sql = given_up_sql(*answers_of(home, snapshot), room=ledger.looks.room(task), tries=tries)
     try:
         keys = rows(connect(), f"SELECT count(*) FROM ({keys_sql})")[0][0]
     except duckdb.Error as error:
@@ -58,5 +59,5 @@ def _of_task(ledger: Ledger, task: TaskHash) -> GivenUp:
 
 
 def ask_again(ledger: Ledger, found: GivenUp) -> None:
-    """Let the next run of any of its tables ask these requests again, three times at most, as if for the first time."""
+    """Let the next run of any of its tables ask these requests again, as often as it says, as if for the first time."""
     ledger.upkeep.ask_again(found.task, found.keys)

@@ -23,7 +23,7 @@ from ..providers.protocol import BatchProvider
 from .retention import alone
 from .soundness import problem_of_answers, problem_of_manifest
 
-_ABSENT: Sequence[Absent] = ("missing", "expired", "gone", "truncated")
+_ABSENT: Sequence[Absent] = ("missing", "expired", "gone")
 
 
 @dataclass(frozen=True)

@@ -39,12 +39,13 @@ _UNTIL: ContextVar[float] = ContextVar("_UNTIL", default=math.inf)
 def hurried(until: float) -> Generator[None]:
     """In here each request is made once, waits at most 20 seconds for a word, and none is begun after `until`.
 
-    For who can come back later and must not be held up by a server that hangs.
+    For who can come back later and must not be held up by a server that hangs. Inside of another one, the earlier
+    moment counts.
 
     Args:
         until: By the monotonic clock.
     """
-    token = _UNTIL.set(until)
+    token = _UNTIL.set(min(until, _UNTIL.get()))
     try:
         yield
     finally:
@@ -191,7 +192,8 @@ class HttpClient:
     def _timeout(self) -> httpx.Timeout:
         left = _UNTIL.get() - self._clock.monotonic()
         if left <= 0.0:
-            raise UnreachableError(f"{self._name}: there was no time left to ask {self._origin}. Nothing was sent.")
+            words = f"{self._name}: there was no time left to ask {self._origin}. Nothing was sent."
+            raise UnreachableError(words, in_haste=True)
         return _TIMEOUT if math.isinf(left) else httpx.Timeout(min(max(left, 1.0), _HURRIED_SECONDS))
 
     def _json(self, request: httpx.Request) -> Reply:
@@ -225,11 +227,13 @@ class HttpClient:
         ) as error:
             raise UnreachableError(
                 f"{self._name}: no connection to {self._origin} ({error}). Nothing was sent. "
-                "Check base_url and the network."
+                "Check base_url and the network.",
+                in_haste=_in_haste(error),
             ) from error
         except (httpx.HTTPError, zlib.error) as error:
             raise AmbiguousError(
-                f"{self._name}: the connection to {self._origin} broke ({type(error).__name__}: {error})."
+                f"{self._name}: the connection to {self._origin} broke ({type(error).__name__}: {error}).",
+                in_haste=_in_haste(error),
             ) from error
 
     def _error(self, response: httpx.Response) -> ProviderError:
@@ -274,6 +278,10 @@ class HttpClient:
                 self._origin = address.rstrip("/")
                 self._client.base_url = self._origin
             raise
+
+
+def _in_haste(error: Exception) -> bool:
+    return isinstance(error, httpx.TimeoutException) and not math.isinf(_UNTIL.get())
 
 
 def _host(base_url: str) -> str | None:

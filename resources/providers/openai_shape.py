@@ -156,13 +156,19 @@ class OpenAIShape:
                 raise
 
     def has_file(self, file_id: str) -> bool:
+        said = self._why_not(f"/files/{_part(file_id)}")
+        # A server that says the same of a path that nobody has doesn't speak of the file, but of a route.
+        return said is None or said == self._why_not(f"/no-such-route/{_part(file_id)}")
+
+    def _why_not(self, path: str) -> str | None:
+        """What a server says of a path that it doesn't have, without the path; None if it has it, or can't say."""
         try:
-            self._http.get(f"/files/{_part(file_id)}")
+            self._http.get(path)
         except ProviderError as error:
             if error.status not in {404, 405, 410, 501}:
                 raise
-            return not error.is_gone
-        return True
+            return error.message.replace(path, "") if error.is_gone else None
+        return None
 
     def delete_file(self, file_id: str) -> None:
         try:

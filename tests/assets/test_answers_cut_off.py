@@ -8,9 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.errors import RefusedError
+from dagster_batch_llm.resources.ledger import schema
+from dagster_batch_llm.resources.ledger.connect import Database
 from dagster_batch_llm.resources.operations import ask_again, given_up
 from dagster_batch_llm.resources.providers.protocol import Batch
+from sqlalchemy import update
 
 from .conftest import House, failure
 from .fake_provider import FakeProvider, FakeServer, Rule, answered, by_first_label, prompt_of
@@ -27,13 +31,15 @@ def cut_off_below(tokens: int) -> Rule:
     return rule
 
 
-def reject_more_than(tokens: int, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A batch with a row that may be longer fails as a whole, with these words."""
+def reject_more_than(tokens: int, why: str, monkeypatch: pytest.MonkeyPatch, *, at_once: bool = False) -> None:
+    """A batch with a row that may be longer fails as a whole, with these words; or its create is refused with them."""
     create = FakeServer.create
 
     def created(server: FakeServer, file_id: str, token: str) -> Batch:
         bodies = [json.loads(line)["body"] for line in server.content(file_id).splitlines()]
         server.rejects = why if any(body["max_tokens"] > tokens for body in bodies) else None
+        if server.rejects and at_once:
+            raise RefusedError(why, status=400)
         return create(server, file_id, token)
 
     monkeypatch.setattr(FakeServer, "create", created)
@@ -70,11 +76,12 @@ def test_rows_with_several_limits_go_out_in_a_file_each(house: House) -> None:
     assert [rows for rows, _ in house.server.sizes] == [2, 1]
 
 
+@pytest.mark.parametrize("at_once", [False, True], ids=["in the batch", "at the create"])
 def test_a_provider_that_takes_no_larger_limit_does_not_keep_the_table_away(
-    house: House, monkeypatch: pytest.MonkeyPatch
+    house: House, monkeypatch: pytest.MonkeyPatch, at_once: bool
 ) -> None:
     house.server.rule = cut_off_below(1_000)
-    reject_more_than(10, "max_tokens is too large", monkeypatch)
+    reject_more_than(10, "max_tokens is too large", monkeypatch, at_once=at_once)
     limited = moods(parameters={"max_tokens": 10})
     house.done(reviews("a", "b", "c"), limited)
     *_, (status, error) = house.rows("moods", "status, error")
@@ -86,6 +93,27 @@ def test_a_provider_that_takes_no_larger_limit_does_not_keep_the_table_away(
     house.server.forget()
     house.done(reviews("a", "b", "c"), limited)
     assert house.server.requests == []
+
+
+def test_a_limit_that_was_refused_is_not_tried_again_but_smaller_ones_are(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.server.rule = cut_off_below(1_000)
+    limited = moods(parameters={"max_tokens": 10})
+    with monkeypatch.context() as once:
+        reject_more_than(20, "max_tokens is too large", once, at_once=True)
+        house.done(reviews("a", "b"), limited)
+        assert limits(house) == [("a", 10), ("b", 10), ("b", 20)]
+        house.server.rule = by_first_label
+        house.server.forget()
+        house.done(reviews("a", "b", "c"), limited)
+        assert limits(house) == [("c", 10)]
+    (found,) = given_up(house.ledger, "moods")
+    assert found.keys == 1
+    ask_again(house.ledger, found)
+    house.done(reviews("a", "b", "c"), limited)
+    assert limits(house) == [("c", 10), ("b", 40)]
+    assert house.rows("moods", "status") == [("ok",)] * 3
 
 
 def test_a_larger_batch_that_is_rejected_for_another_reason_fails_the_run(
@@ -152,3 +180,35 @@ def test_a_key_that_is_revoked_while_a_batch_is_out_is_said_once_by_the_run(
     assert result.success
     logged = [entry.user_message for entry in house.instance.all_logs(result.run_id) if "401" in entry.user_message]
     assert logged == [f"fake: 401, {why}. It will be tried again." for why in ("revoked", "closed")]
+
+
+def test_a_limit_that_is_refused_after_a_retry_too_leaves_the_rows_as_they_are(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.server.rule = cut_off_below(1_000)
+    reject_more_than(20, "max_tokens is too large", monkeypatch, at_once=True)
+    limited = moods(parameters={"max_tokens": 10})
+    house.done(reviews("a", "b"), limited)
+    (found,) = given_up(house.ledger, "moods")
+    ask_again(house.ledger, found)
+    house.server.forget()
+    house.done(reviews("a", "b"), limited)
+    assert limits(house) == []
+    (found,) = given_up(house.ledger, "moods")
+    assert found.keys == 1
+
+
+def test_a_refusal_counts_although_a_clock_that_was_ahead_has_dated_the_retry(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.server.rule = cut_off_below(1_000)
+    reject_more_than(20, "max_tokens is too large", monkeypatch, at_once=True)
+    limited = moods(parameters={"max_tokens": 10})
+    house.done(reviews("a", "b"), limited)
+    with Database(house.ledger.home, SystemClock()).write() as c:
+        c.execute(update(schema.answers).values(at=schema.answers.c.at + 10 * 86_400.0))
+    (found,) = given_up(house.ledger, "moods")
+    ask_again(house.ledger, found)
+    creates = house.server.calls["create"]
+    house.done(reviews("a", "b"), limited)
+    assert house.server.calls["create"] == creates + 1

@@ -15,7 +15,7 @@ import pytest
 from dagster_batch_llm.assets import Labels, classify_asset, convergence, embed_asset, llm_table
 from dagster_batch_llm.resources import DuckDBTables
 from dagster_batch_llm.resources.answers import MAX_TRIES, MAX_UNRUN
-from dagster_batch_llm.resources.errors import BusyError, StorageError
+from dagster_batch_llm.resources.errors import BusyError, InputError, StorageError
 from dagster_batch_llm.resources.ledger import PlanState
 from dagster_batch_llm.resources.providers.protocol import Batch
 
@@ -175,6 +175,23 @@ def test_the_order_of_answers_means_nothing(house: House) -> None:
     assert [label for _, label in house.rows("moods", "id, label")] == [text.split()[-1] for text in texts]
 
 
+def test_how_often_a_row_is_asked_is_the_tables_choice(house: House) -> None:
+    house.server.rule = lambda prompt, body: errored("e", "no") if prompt == "b" else by_first_label(prompt, body)
+    house.done(reviews("a", "b"), moods(max_attempts=1))
+    assert house.server.prompts == ["a", "b"]
+    house.done(reviews("a", "b"), moods(max_attempts=1))
+    assert house.server.prompts == ["a", "b"]
+    house.done(reviews("a", "b"), moods(max_attempts=4))
+    assert Counter(house.server.prompts) == {"a": 1, "b": 4}
+    assert house.rows("moods", "id, status") == [(1, "ok"), (2, "errored")]
+
+
+@pytest.mark.parametrize("wanted", [0, -1, 21, True, 1.5, "3", None])
+def test_a_number_of_attempts_that_can_not_be_one_is_said(wanted: Any) -> None:
+    with pytest.raises(InputError, match="moods: max_attempts"):
+        moods(max_attempts=wanted)
+
+
 @pytest.mark.parametrize(
     ("answer", "status", "reason"),
     [
@@ -267,7 +284,8 @@ def test_a_row_whose_turn_never_comes_is_given_up_later_than_one_that_fails(hous
 
 def test_a_row_that_the_provider_forgets_is_asked_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     # Its counts say more than its files have, so the files are fetched anew for a minute.
-    monkeypatch.setattr("dagster_batch_llm.resources.machine._FILES_LATE_SECONDS", 0.0)
+    monkeypatch.setattr("dagster_batch_llm.resources.looking._FILES_LATE_SECONDS", 0.0)
+    monkeypatch.setattr("dagster_batch_llm.resources.looking._ANSWERS_LATE_SECONDS", 0.0)
     house.server.loses = {"b"}
     house.done(reviews("a", "b"), moods())
     assert Counter(house.server.prompts) == {"a": 1, "b": MAX_TRIES}

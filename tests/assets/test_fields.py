@@ -118,7 +118,7 @@ THINGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(answer=THINGS, ascii_only=st.booleans())
 def test_whatever_keeps_the_schema_is_read_exactly(answer: Mapping[str, Any], ascii_only: bool) -> None:
     assert read(Thing, json.dumps(answer, ensure_ascii=ascii_only)) == answer

@@ -65,3 +65,14 @@ def test_a_look_for_our_file_that_fails_is_repeated_before_anything_is_asked(wor
     creates = [n for n, what in enumerate(world.server.seen) if what == CREATE]
     assert len(looks) == 6
     assert creates[0] < looks[0] < looks[-1] < creates[1]
+
+
+def test_a_server_that_does_not_know_the_route_is_not_taken_for_one_that_has_lost_the_file(world: World) -> None:
+    attempt = world.ask()
+    world.server.on(CREATE, request_lost)
+    for route in ("files", "no-such-route"):
+        world.server.on(f"GET /v1/{route}/file-1", answers(404, f"Cannot GET /v1/{route}/file-1"))
+    world.machine().send(attempt.id)
+    world.finish(attempt)
+    world.paid_once()
+    assert world.ledger.attempts.incidents() == []

@@ -19,7 +19,7 @@ from dagster_batch_llm.resources.answers import (
 )
 from dagster_batch_llm.resources.duck import connect, literal, parquet, rows
 from dagster_batch_llm.resources.operations.advice import ADVICE
-from dagster_batch_llm.resources.request import Operation, RequestSpec
+from dagster_batch_llm.resources.request import Operation, RequestSpec, Room
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -333,7 +333,7 @@ def result_files(draw: st.DrawFn) -> bytes:
     return bytes(raw[: draw(st.integers(0, len(raw)))] if draw(st.booleans()) else raw)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(raw=result_files(), spec=st.sampled_from([TEXT, LABELS, VECTOR]))
 def test_whatever_comes_back_the_sums_add_up(
     tmp_path_factory: pytest.TempPathFactory, raw: bytes, spec: RequestSpec
@@ -379,13 +379,16 @@ def test_a_refusal_is_final_and_other_failures_are_tried_a_few_times(tmp_path: P
     assert _unanswered(tmp_path, failed * MAX_UNRUN) == set()
 
 
-@pytest.mark.parametrize(("limited", "asked"), [(True, {"k0": 1, "k1": 4, "k2": 2}), (False, {"k0": 1})])
-def test_a_larger_limit_is_tried_where_there_is_one(tmp_path: Path, limited: bool, asked: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    ("room", "asked"),
+    [(Room(6), {"k0": 1, "k1": 4, "k2": 2}), (Room(1, is_all=True), {"k0": 1, "k2": 2}), (Room(), {"k0": 1})],
+)
+def test_a_larger_limit_is_tried_where_there_is_one(tmp_path: Path, room: Room, asked: dict[str, int]) -> None:
     tries = [[("k1", "truncated"), ("k2", "truncated")], [("k0", "invalid"), ("k1", "truncated"), ("k2", "errored")]]
     files = [_answers(tmp_path, number, pairs) for number, pairs in enumerate(tries)]
     engine = connect()
     engine.execute("CREATE TABLE request AS SELECT unnest(['k0', 'k1', 'k2']) AS key")
-    query = unanswered_sql("request", [], files, limited=limited)
+    query = unanswered_sql("request", [], files, room=room)
     assert dict(rows(engine, f"SELECT key, limit_factor FROM ({query})")) == asked
 
 

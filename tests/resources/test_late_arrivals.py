@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from dagster_batch_llm.resources.ledger import Attempt, AttemptState, PlanState
 from dagster_batch_llm.resources.machine import BatchMachine
 
 from .effects import Died, Effects
-from .fake_openai import Serve, reply_lost
+from .fake_openai import Serve, chat_answer, reply_lost
 from .world import PROMPTS, SPEC, MakeWorld, World
 
 HIDDEN = 2 * 3600.0
@@ -114,6 +115,50 @@ def test_what_it_answered_is_kept_when_its_successor_is_through_already(world: W
     assert world.answers() == before
     assert sweep(world) == 0
     assert world.ledger.looks.snapshot(SPEC.task).answers_files == files
+
+
+def late(world: World) -> dict[str, Any]:
+    """A batch that ended, and turns up when its successor is through and has answered nothing well."""
+    attempt = asked_anew(world)
+    world.server.listing_lag = 9 * 3600.0
+    world.server.batches["batch-1"]["_ready"] = world.clock.now()
+    world.server.tick()
+    world.server.answer = lambda line: chat_answer(line) | {"response": {"status_code": 500, "body": {}}}
+    world.finish(attempt, within=8 * 3600.0)
+    world.server.listing_lag = 0.0
+    assert set(shown(world).values()) == {"errored"}
+    return world.server.batches["batch-1"]
+
+
+def test_files_that_trail_its_end_are_waited_for(world: World) -> None:
+    job = late(world)
+    name = job.pop("output_file_id")
+    sweep(world)
+    assert set(shown(world).values()) == {"errored"}
+    job["output_file_id"] = name
+    sweep(world)
+    assert shown(world) == dict.fromkeys(PROMPTS, "ok")
+
+
+def test_files_that_never_come_are_waited_for_as_long_as_its_create_is_looked_for(world: World) -> None:
+    job = late(world)
+    job.pop("output_file_id")
+    sweep(world)
+    world.clock.sleep(HORIZON_SECONDS)
+    sweep(world)
+    assert len(world.ledger.looks.snapshot(SPEC.task).answers_files) == 2
+    assert set(shown(world).values()) == {"errored"}
+
+
+def test_a_file_that_was_cut_at_the_end_of_a_line_is_fetched_anew(world: World) -> None:
+    name = late(world)["output_file_id"]
+
+    def cut(request: httpx.Request, serve: Serve) -> httpx.Response:
+        return httpx.Response(200, content=serve().content.splitlines(keepends=True)[0])
+
+    world.server.on(f"GET /v1/files/{name}/content", cut)
+    sweep(world)
+    assert shown(world) == dict.fromkeys(PROMPTS, "ok")
 
 
 def test_one_that_still_runs_is_kept_once_it_has_ended(world: World) -> None:

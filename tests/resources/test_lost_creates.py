@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import httpx
 import pytest
 from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.ledger import Attempt, AttemptId, AttemptState, PlanState
@@ -12,7 +13,7 @@ from dagster_batch_llm.resources.providers.profile import OPENAI, Profile, Recov
 from dagster_batch_llm.resources.sending import SEND_SECONDS
 
 from .effects import Died, Effects
-from .fake_openai import answers, changed, reply_lost, request_lost
+from .fake_openai import answers, changed, replies, reply_lost, request_lost
 from .world import PROMPTS, REVOCABLE, MakeWorld, World
 
 CREATE = "POST /v1/batches"
@@ -62,6 +63,17 @@ def test_a_batch_is_found_by_the_first_line_of_its_results(silent: World) -> Non
     silent.paid_once()
     assert silent.server.creates() == 1
     assert silent.ledger.attempts.incidents() == []
+
+
+def test_a_result_file_that_comes_without_its_lines_does_not_say_that_a_batch_is_not_ours(silent: World) -> None:
+    attempt = sent(silent)
+    silent.clock.sleep(BY_RESULTS.settle + 60.0)
+    silent.server.on("GET /v1/files/file-2/content", replies(httpx.Response(200)))
+    silent.machine().reconcile(attempt.id)
+    assert silent.state(attempt) is AttemptState.AMBIGUOUS
+    silent.finish(attempt)
+    silent.paid_once()
+    assert silent.server.creates() == 1
 
 
 def test_two_lost_creates_of_one_size_do_not_take_each_others_batches(silent: World) -> None:

@@ -199,7 +199,7 @@ def test_a_folder_that_can_not_be_made_says_so(tmp_path: Path) -> None:
 # ---- names and foreign files -----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=300))
 @example("../x")
 @example("x" * 300)

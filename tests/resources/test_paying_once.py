@@ -747,6 +747,33 @@ def test_files_that_trail_the_status_are_waited_for(world: World) -> None:
     world.paid_once()
 
 
+def test_answers_that_are_counted_and_trail_by_minutes_are_not_asked_and_paid_again(world: World) -> None:
+    attempt = world.ask()
+    world.machine().send(attempt.id)
+    world.clock.sleep(61.0)
+    world.machine().poll("llm")
+    job = world.server.batches["batch-1"]
+    output = job.pop("output_file_id")
+    until = world.clock.now() + 500.0
+    while world.clock.now() < until:
+        world.machine().step(world.now(attempt))
+        world.clock.sleep(5.0)
+    assert world.state(attempt) is AttemptState.SUBMITTED
+    job["output_file_id"] = output
+    world.finish(attempt)
+    world.paid_once()
+
+
+def test_answers_that_are_counted_and_never_come_are_missing_after_a_while(world: World) -> None:
+    attempt = world.ask()
+    world.machine().send(attempt.id)
+    world.clock.sleep(61.0)
+    world.machine().poll("llm")
+    del world.server.batches["batch-1"]["output_file_id"]
+    world.finish(attempt, within=1200.0)
+    assert world.ledger.attempts.answers([attempt.id])[0].outcomes == {"missing": len(PROMPTS)}
+
+
 def test_a_file_that_trails_the_first_fetch_is_not_mistaken_for_it(world: World) -> None:
     attempt = world.ask()
     machine = world.machine()

@@ -62,7 +62,7 @@ def written(folder: Path, spec: RequestSpec, prompts: list[str], profile: Profil
     return path.read_bytes()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(spec=st.sampled_from(SPECS), prompts=st.lists(PROMPTS, min_size=1, max_size=5))
 @example(spec=SPECS[0], prompts=HOSTILE)
 @example(spec=SPECS[1], prompts=HOSTILE)

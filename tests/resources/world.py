@@ -104,7 +104,7 @@ class World:
         home = Home(self.folder)
         task = self.ledger.looks.declare(SPEC)
         plan = self.ledger.plans.open(a_plan(name, task, llm=llm), Origin("run", (), {}))
-        write_columns(home.requests(plan.id), key=prompts, prompt=prompts)
+        write_columns(home.requests(plan.id), key=prompts, prompt=prompts, bytes=[len(prompt) for prompt in prompts])
         attempt = Attempt(
             id=AttemptId(self.clock.token()),
             state=AttemptState.PLANNED,

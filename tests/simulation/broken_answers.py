@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dagster_batch_llm.resources import answers as answers_module
-from dagster_batch_llm.resources import machine as machine_module
+from dagster_batch_llm.resources import looking as looking_module
 from dagster_batch_llm.resources.ledger import Attempt
 from dagster_batch_llm.resources.ledger.attempts import Attempts
+from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers import openai_shape as openai_module
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
 from dagster_batch_llm.resources.result_files import Missing, ResultFiles
@@ -96,15 +98,35 @@ def _first_file(seams: Seams) -> list[Patch]:
     return [(ResultFiles, "fetch", last)]
 
 
+def _few_will_do(seams: Seams) -> list[Patch]:
+    keep = BatchMachine._keep  # pyright: ignore[reportPrivateUsage]
+
+    def content(self: Any, attempt: Attempt, batches: Sequence[Batch], *more: Any) -> None:
+        keep(self, attempt, [replace(batch, completed=0, failed=0) for batch in batches], *more)
+
+    return [(BatchMachine, "_keep", content)]
+
+
+def _hasty(seams: Seams) -> list[Patch]:
+    """Too few results would be noticed, and the files fetched once more."""
+    return [(looking_module, "_FILES_LATE_SECONDS", -1.0), *_few_will_do(seams)]
+
+
 ANSWERS = (
     Rule("R9", "closed before the answers are durable", _closed_first),
-    Rule("P", "results are matched by their order", _by_order),
-    Rule("P", "the last line wins", _ordered_by("n DESC")),
-    Rule("P", "the first line wins, ok or not", _ordered_by("n")),
+    Rule("P", "results are matched by their order", _by_order, real=True),
+    Rule("P", "the last line wins", _ordered_by("n DESC"), real=True),
+    Rule("P", "the first line wins, ok or not", _ordered_by("n"), real=True),
     Rule("P", "a stranger's token will do", _any_token),
     Rule("P", "results of an ended batch are dropped", _partial_dropped),
     Rule("P", "only the last result file is read", _first_file),
-    Rule("P", "half a file is taken for whole", swapped(openai_module, "_ends_whole", always(True))),
-    Rule("P", "late files are not waited for", swapped(machine_module, "_FILES_LATE_SECONDS", -1.0)),
+    Rule(
+        "P",
+        "half a file is taken for whole",
+        swapped(openai_module, "_ends_whole", always(True)),
+        tuned={"network": 0.5, "row": 0.25, "lies": 1.0},
+    ),
+    Rule("P", "fewer results than are counted will do", _few_will_do, tuned={"network": 0.4}),
+    Rule("P", "late files are not waited for", _hasty, tuned={"late": 0.6}),
     Rule("P", "one failure is final", swapped(answers_module, "MAX_TRIES", 1)),
 )

@@ -59,7 +59,9 @@ def _answers_first(seams: Seams) -> list[Patch]:
 
     def split(self: Any, task: Any) -> Snapshot:
         files = snapshot(self, task).answers_files
-        seams.effect("ledger read: the open attempts")
+        hub = seams.hub
+        assert hub is not None
+        hub.effect("ledger read: the open attempts", weight=10.0)
         second = snapshot(self, task)
         return Snapshot(second.fence, second.open_manifests, files)
 

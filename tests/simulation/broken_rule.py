@@ -23,6 +23,7 @@ class Rule:
         kinds: In which kind of provider it matters.
         modes: In which timing.
         tuned: Settings in which it shows sooner.
+        real: Whether what is replaced is SQL, so that the seeds have to run on DuckDB.
         harmless: Why nothing is expected to be seen; empty if something is.
     """
 
@@ -32,6 +33,7 @@ class Rule:
     kinds: tuple[Kind, ...] = ("settle", "revoke")
     modes: tuple[Mode, ...] = ("random", "edge")
     tuned: Mapping[str, float] = field(default_factory=dict[str, float])
+    real: bool = False
     harmless: str = ""
 
 

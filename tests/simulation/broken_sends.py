@@ -9,6 +9,7 @@ from typing import Any
 from dagster_batch_llm.resources import lost_creates
 from dagster_batch_llm.resources import machine as machine_module
 from dagster_batch_llm.resources.errors import AmbiguousError, ProviderError, RefusedError, UnreachableError
+from dagster_batch_llm.resources.late import LateArrivals
 from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Ledger, Send
 from dagster_batch_llm.resources.ledger import attempts as attempts_module
 from dagster_batch_llm.resources.ledger.attempts import Attempts
@@ -90,6 +91,11 @@ def _absent(change: Callable[[Any, Attempt, Send, Listing], tuple[Attempt, Send,
         return [(BatchMachine, "_absent", changed)]
 
     return remove
+
+
+def _judged_now(machine: Any, attempt: Attempt, send: Send, listing: Listing) -> tuple[Attempt, Send, Listing]:
+    """By both clocks: what the provider's says of the send would prove when a listing was made."""
+    return attempt, replace(send, there=None), replace(listing, started_at=machine._clock.now())
 
 
 def _settles_in(seconds: float) -> Any:
@@ -222,9 +228,10 @@ SENDS = (
     Rule(
         "R4",
         "a listing may have begun too early",
-        _absent(lambda self, a, send, listing: (a, send, replace(listing, started_at=self._clock.now()))),
+        _absent(_judged_now),
         ("settle",),
         ("edge",),
+        tuned={"network": 0.4, "create": 0.9, "stop": 0.0, "crash": 0.002},
     ),
     Rule(
         "R4",
@@ -245,8 +252,8 @@ SENDS = (
         swapped(OpenAIShape, "delete_file", always(None)),
         ("revoke",),
     ),
-    Rule("R6", "no listing after the revocation", _not_listed_again, ("revoke",)),
-    Rule("R7", "writes name the state, not the fence", _guard(state=True)),
+    Rule("R6", "no listing after the revocation", _not_listed_again, ("revoke",), tuned={"create": 0.9}),
+    Rule("R7", "writes name the state, not the fence", _guard(state=True), tuned={"stop": 0.1}),
     Rule("R7", "writes name neither fence nor state", _guard(state=False)),
     Rule("R12", "a dead worker's attempt is never taken over", _never_taken_over),
     Rule(
@@ -261,5 +268,11 @@ SENDS = (
     Rule("R13", "a duplicate's answers are dropped", _extras_dropped, tuned={"twin": 0.5, "row": 0.25}),
     Rule("R13", "a rejected batch is found again", _rejected_is_found, tuned={"batch": 0.4, "create": 0.6}),
     Rule("R14", "nobody sweeps", swapped(BatchMachine, "sweep", always(0)), tuned={"twin": 0.5}),
+    Rule(
+        "R14",
+        "a late arrival's files are not waited for",
+        swapped(LateArrivals, "_may_be_found", always(False)),
+        tuned={"twin": 0.5, "late": 1.0},
+    ),
     Rule("-", "404 means that the batch is gone", _missing_is_gone),
 )

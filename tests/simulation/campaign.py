@@ -22,7 +22,7 @@ from .invariants import check_all, check_overlap
 from .seams import Seams, TransitionKey, home_folder, installed
 from .world import World
 
-_EVERY = 40
+_EVERY = 100
 """One seed of so many of a campaign runs without stand-ins."""
 
 
@@ -70,7 +70,6 @@ def run(setting: Setting, seams: Seams, folder: Path, *, tracing: bool = False) 
         hub.close()
         seams.hub = None
         world.client.close()
-        seams.close()
         shutil.rmtree(home, ignore_errors=True)
     jobs = [job for job in world.provider.jobs.values() if job.ours]
     return Result(
@@ -145,6 +144,7 @@ class Total:
 def several(settings: Sequence[Setting], *, quick: bool = True) -> Total:
     """Some seeds in this process; `quick` as in `installed`."""
     total = Total()
+    frozen = gc.get_freeze_count()
     gc.collect()  # what somebody has left here must not wait until the end, and be collected who knows where
     gc.disable()  # a seed is small; its garbage is collected when it is over
     try:
@@ -156,7 +156,8 @@ def several(settings: Sequence[Setting], *, quick: bool = True) -> Total:
                     gc.collect()
             total.transitions = seams.transitions
     finally:
-        gc.unfreeze()
+        if not frozen:
+            gc.unfreeze()
         gc.enable()
     total.real = 0 if quick else total.seeds
     return total
@@ -170,12 +171,17 @@ def _chunk(settings: Sequence[Setting]) -> Total:
     return total
 
 
+def _ready() -> None:
+    """What a process does first: Ctrl-C is its parent's affair, and what is imported stays."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.freeze()
+
+
 def campaign(settings: Sequence[Setting], processes: int, tell: Callable[[Total], None]) -> Total:
     """Many seeds in several processes; Ctrl-C ends it early, and what was seen until then counts."""
     total = Total()
     chunks = [settings[start : start + _EVERY] for start in range(0, len(settings), _EVERY)]
-    deaf = (signal.SIGINT, signal.SIG_IGN)
-    with suppress(KeyboardInterrupt), multiprocessing.get_context("spawn").Pool(processes, signal.signal, deaf) as pool:
+    with suppress(KeyboardInterrupt), multiprocessing.get_context("spawn").Pool(processes, _ready) as pool:
         for part in pool.imap_unordered(_chunk, chunks):
             total.join(part)
             tell(total)

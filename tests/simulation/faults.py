@@ -99,6 +99,8 @@ class Setting:
     skew: float
     twin: float = 0.0
     batch: float = 0.1
+    late: float = 0.2
+    lies: float = 0.1
     page: int = 100
 
     @classmethod
@@ -155,4 +157,6 @@ class Setting:
             return None
         if call == "upload" and dice.random() < 0.05:
             return "refused"
+        if call == "list" and self.mode == "edge":
+            return dice.choice((*NETWORK, *["delayed"] * 5))
         return dice.choice((*NETWORK, "cut") if call == "download" else NETWORK)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from dagster_batch_llm.resources.answers import MAX_TRIES, MAX_UNRUN
 from dagster_batch_llm.resources.home import Home
+from dagster_batch_llm.resources.late import late_name
 from dagster_batch_llm.resources.ledger import OPEN_ATTEMPTS, Attempt, AttemptState, PlanState, schema
 from sqlalchemy import select
 
@@ -110,11 +111,12 @@ def _answers(world: World, broken: list[str]) -> tuple[dict[str, Counter[str]], 
             broken.append(
                 f"accounting: attempt {row.id[-4:]} sent {row.rows}, recorded {dict(counted)}, kept {dict(said)}"
             )
-        paid = set[str]() if late else _paid_for(world, row)
+        paid = _paid_late(world, row, name) if late else _paid_for(world, row)
+        kept = {line["key"]: line["outcome"] for line in lines}
         broken += [
-            f"lost: {line['key']} is {line['outcome']} in {row.id[-4:]}, whose batch has answered it"
-            for line in lines
-            if line["outcome"] != "ok" and prompt_of(line["key"]) in paid
+            f"lost: {key} is {kept.get(key)} in {row.id[-4:]}, whose batch has answered it"
+            for key in asked
+            if kept.get(key) != "ok" and prompt_of(key) in paid
         ]
         for line in lines:
             outcomes[line["key"]][line["outcome"]] += 1
@@ -132,3 +134,8 @@ def _paid_for(world: World, attempt: Attempt) -> set[str]:
     with world.ledger.attempts._db.read() as c:  # pyright: ignore[reportPrivateUsage]
         linked = list(c.execute(select(table.c.batch_id).where(*known)).scalars())
     return {prompt for name in linked for prompt in jobs[name].good}
+
+
+def _paid_late(world: World, attempt: Attempt, name: str) -> set[str]:
+    """The prompts that were answered well by the late arrival that an answers file was made of."""
+    return {p for job in world.provider.jobs.values() if late_name(attempt, job.id) == name for p in job.good}

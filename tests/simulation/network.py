@@ -64,6 +64,10 @@ class Network(httpx.BaseTransport):
             case "request lost":
                 hub.effect("the time-out", wait=HTTP_SECONDS)
                 raise httpx.ReadTimeout("nothing came back", request=request)
+            case "delayed" if call == "list" and hub.setting.mode == "edge":
+                response = self._serve(request, content)
+                hub.effect("the late listing", wait=dice.uniform(0.0, HTTP_SECONDS))  # what it shows was true before
+                return response
             case "delayed":
                 return self._delayed(request, content, hub.setting.delay(dice))
             case _:
@@ -78,8 +82,15 @@ class Network(httpx.BaseTransport):
         if fate == "5xx after":
             return hub.respond(dice.choice((500, 502, 504, 408, 409)), content=b"<html>bad gateway</html>")
         if fate == "cut" and response.is_success and len(response.content) > 1:
-            return hub.respond(200, content=response.content[: -dice.randrange(2, min(len(response.content), 40) + 1)])
+            return hub.respond(200, content=self._cut(request.url.path.split("/")[-2], response.content))
         return response
+
+    def _cut(self, file: str, content: bytes) -> bytes:
+        """A file without its end; one in two ends with a line, where its size tells and hasn't told before."""
+        dice = self.hub.dice
+        if dice.random() < 0.5 and self.provider.may_end_early(file):
+            return b"".join(content.splitlines(keepends=True)[:-1])
+        return content[: -dice.randrange(2, min(len(content), 40) + 1)]
 
     def _double(self, request: httpx.Request, content: bytes) -> None:
         """A proxy sends it twice behind our back."""

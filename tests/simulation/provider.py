@@ -41,7 +41,8 @@ class Job:
     ended: float | None = None
     completed: int = 0
     failed: int = 0
-    cancels: int = 0
+    exact: bool = False
+    """Whether it has as many results as it counts."""
     good: set[str] = field(default_factory=set[str])
     files: Json = field(default_factory=dict[str, Any])
 
@@ -62,6 +63,8 @@ class Provider:
         """By prompt: the largest output limit at which its answer was cut off."""
         self.cramped: set[str] = set()
         """Prompts that were asked again without more room than that."""
+        self.shortened: list[list[str]] = []
+        """The prompts of batches that have once been fetched without their last results."""
         self.wrong_cancels: list[str] = []
         self.doubled: set[str] = set()
         self.doubling = False
@@ -127,6 +130,7 @@ class Provider:
         if dice.random() < 0.3 and verdict == "completed" and out:
             out, err = out + err, []
             job.failed = 0
+        job.exact = job.completed + job.failed == len(out) + len(err)
         for kind, lines in (("output_file_id", out), ("error_file_id", err)):
             if lines:
                 name = self._name(kind[:3])
@@ -194,6 +198,15 @@ class Provider:
             "counts lie": job.lies,
         }
         return verdict | {name for name, holds in named.items() if holds}
+
+    def may_end_early(self, file: str) -> bool:
+        """Whether its batch's counts tell that a line is lacking. Twice the same isn't found out; so only once."""
+        for job in self.jobs.values():
+            asked = [prompt for _, prompt in job.lines]
+            if file in job.files.values() and job.exact and asked not in self.shortened:
+                self.shortened.append(asked)
+                return True
+        return False
 
     # ---- what is asked of it ----
 
@@ -264,10 +277,10 @@ class Provider:
             ready=now + dice.choice((dice.uniform(1.0, 60.0), dice.uniform(60.0, 900.0))),
             verdict=dice.choice(verdicts) if ours and dice.random() < self.setting.batch else "completed",
             part=dice.random(),
-            late=dice.uniform(0.0, 45.0) if dice.random() < 0.2 else 0.0,
+            late=dice.uniform(0.0, 45.0) if dice.random() < self.setting.late else 0.0,
             strange=now + dice.uniform(0.0, 300.0) if dice.random() < 0.1 else now,
             hidden=now + dice.uniform(0.0, 60.0) if dice.random() < 0.1 else now,
-            lies=dice.random() < 0.1,
+            lies=dice.random() < self.setting.lies,
             lines=lines,
             ours=ours,
             limit=limit,

@@ -13,6 +13,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,16 +32,21 @@ from dagster_batch_llm.resources.request import RequestSpec
 
 Row = dict[str, Any]
 _FINAL = (400, 413, 422)
-_MAX_DOUBLINGS = answers_module._MAX_DOUBLINGS  # pyright: ignore[reportPrivateUsage]
 _shards = look_module._shards  # pyright: ignore[reportPrivateUsage]
 
 
 def read(path: Path) -> list[Row]:
     """A file's rows."""
     try:
-        return json.loads(path.read_bytes())
+        return _parsed(path.read_bytes())
     except (OSError, ValueError) as error:
         raise duckdb.IOException(f"{path}: {error}") from error
+
+
+@lru_cache(maxsize=2000)
+def _parsed(content: bytes) -> list[Row]:
+    """The same list each time; nobody changes it."""
+    return json.loads(content)
 
 
 def write(rows: Sequence[Row], path: Path) -> None:
@@ -62,12 +68,12 @@ def missing(
     manifests = {
         attempt: [row["key"] for row in read(home.manifest(name))] for attempt, name in snapshot.open_manifests
     }
-    limited = ledger.looks.spec(plan.task).limit is not None
+    doublings = ledger.looks.room(plan.task).doublings
     outcomes = _outcomes(home, snapshot)
-    taken = {key for keys in manifests.values() for key in keys} | _final(outcomes, limited=limited)
+    taken = {key for keys in manifests.values() for key in keys} | _final(outcomes, doublings)
     factors = {row["key"]: 1 for row in asked}
-    if limited:
-        factors |= {key: 1 << min(got.cut_off, _MAX_DOUBLINGS) for key, got in outcomes.items()}
+    if doublings:
+        factors |= {key: 1 << min(got.cut_off, doublings) for key, got in outcomes.items()}
     left = sorted((row for row in asked if row["key"] not in taken), key=lambda row: (factors[row["key"]], row["key"]))
     sizes = np.array([row["bytes"] for row in left], dtype=np.int64)
     attempts: list[Attempt] = []
@@ -95,8 +101,9 @@ def missing(
 
 def unfinished(ledger: Ledger, plan: Plan) -> int:
     """Stands in for `assets.look.unfinished`."""
-    home, limited = Home(ledger.home), ledger.looks.spec(plan.task).limit is not None
-    final = _final(_outcomes(home, ledger.looks.snapshot(plan.task)), limited=limited)
+    home = Home(ledger.home)
+    outcomes = _outcomes(home, ledger.looks.snapshot(plan.task))
+    final = _final(outcomes, ledger.looks.room(plan.task).doublings)
     return sum(row["key"] not in final for row in read(home.requests(plan.id)))
 
 
@@ -119,13 +126,15 @@ def _outcomes(home: Home, snapshot: Snapshot) -> dict[str, _Outcomes]:
     return outcomes
 
 
-def _final(outcomes: dict[str, _Outcomes], *, limited: bool) -> set[str]:
+def _final(outcomes: dict[str, _Outcomes], doublings: int) -> set[str]:
     """Keys that aren't asked again."""
-    at_once = ("ok", "refused", "gone") if limited else ("ok", "refused", "gone", "truncated")
     return {
         key
         for key, got in ((key, outcome.counted) for key, outcome in outcomes.items())
-        if any(got[outcome] for outcome in at_once)
+        if got["ok"]
+        or got["refused"]
+        or got["gone"]
+        or got["truncated"] > doublings
         or got.total() - got["expired"] >= answers_module.MAX_TRIES
         or got.total() >= MAX_UNRUN
     }
@@ -157,15 +166,17 @@ def parse_results(
     """Stands in for `resources.answers.parse_results`."""
     pattern = re.compile(f"(?:{'|'.join(tokens)})-(0|[1-9][0-9]{{0,17}})")
     texts = [text for path in results for text in path.read_bytes().split(b"\n") if text.strip()]
-    lines = [line for line in map(_line, texts) if line.get("custom_id") is not None]
     sent = {row["row"]: row["key"] for row in read(manifest)}
     best: dict[int, Row] = {}
-    unknown = unmetered = paid_in = paid_out = 0
-    for line in lines:
+    named = unknown = unmetered = paid_in = paid_out = 0
+    for line in map(_line, texts):
         said, is_unmetered = _judged(line)
         paid_in, paid_out = paid_in + (said["input_tokens"] or 0), paid_out + (said["output_tokens"] or 0)
-        ours = pattern.fullmatch(line["custom_id"])
+        if line.get("custom_id") is None:
+            continue
+        ours = pattern.fullmatch(str(line["custom_id"]))
         row = int(ours[1]) if ours else -1
+        named += 1
         unknown += row not in sent
         unmetered += is_unmetered and row in sent
         if row not in best or (best[row]["outcome"] != "ok" and said["outcome"] == "ok"):
@@ -175,7 +186,7 @@ def parse_results(
     write(kept, target)
     outcomes = Counter(row["outcome"] for row in kept)
     file = AnswersFile(name, dict(outcomes), paid_in, paid_out, unmetered)
-    return Parsed(file, len(lines), unknown, len(texts) - len(lines))
+    return Parsed(file, named, unknown, len(texts) - named)
 
 
 def _line(text: bytes) -> Row:
@@ -190,22 +201,48 @@ def _judged(line: Row) -> tuple[Row, bool]:
     """What a result line says and whether it is unmetered, as `wire.result_sql` has it for chat without a schema."""
     response: Row = line.get("response") or {}
     body: Row = response.get("body") or {}
-    error, status = line.get("error") or body.get("error"), response.get("status_code")
+    error, status = _error(line) or _error(body), _number(response.get("status_code"))
     choice: Row = (body.get("choices") or [{}])[0]
     message: Row = choice.get("message") or {}
-    answer, usage = message.get("content"), body.get("usage") or {}
+    answer = message.get("content")
+    usage: Row = body.get("usage") or {}
     answered = not error and status is not None and 200 <= status <= 299
-    if isinstance(error, dict) and cast("Row", error).get("code") in {"batch_expired", "batch_cancelled"}:
+    code = error.get("type") if error.get("code") is None else error["code"]
+    if code in {"batch_expired", "batch_cancelled"}:
         outcome = "expired"
     elif status in _FINAL:
         outcome = "refused"
     elif not answered:
         outcome = "errored"
-    elif message.get("refusal") is not None or choice.get("finish_reason") == "content_filter":
+    elif message.get("refusal") or choice.get("finish_reason") == "content_filter":
         outcome = "refused"
     elif choice.get("finish_reason") == "length":
         outcome = "truncated"
     else:
         outcome = "invalid" if answer is None else "ok"
-    tokens = {"input_tokens": usage.get("prompt_tokens"), "output_tokens": usage.get("completion_tokens")}
+    tokens = {
+        "input_tokens": _count(usage, "prompt_tokens", "input_tokens"),
+        "output_tokens": _count(usage, "completion_tokens", "output_tokens"),
+    }
     return {"outcome": outcome, "answer": answer, **tokens}, answered and None in tokens.values()
+
+
+def _error(said: Row) -> Row:
+    """An error that says something; an object in any case."""
+    error = said.get("error") or {}
+    if not isinstance(error, dict):
+        return {"message": error}
+    fields = cast("Row", error)
+    return {} if all(value in {None, ""} for value in fields.values()) else fields
+
+
+def _number(said: object) -> int | None:
+    try:
+        return int(str(said))
+    except ValueError:
+        return None
+
+
+def _count(usage: Row, *names: str) -> int | None:
+    count = _number(next((usage[name] for name in names if usage.get(name) is not None), None))
+    return count if count is not None and count >= 0 else None

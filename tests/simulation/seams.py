@@ -12,7 +12,7 @@ import sqlite3
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -32,6 +32,7 @@ from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Ledger, Plan, Snapshot
 from dagster_batch_llm.resources.ledger import attempts as attempts_module
 from dagster_batch_llm.resources.ledger import connect as connect_module
+from dagster_batch_llm.resources.ledger import opening as opening_module
 from dagster_batch_llm.resources.ledger import sqlite as sqlite_module
 from dagster_batch_llm.resources.ledger.attempts import Attempts, Send
 from dagster_batch_llm.resources.ledger.looks import Looks
@@ -43,7 +44,7 @@ from .hub import Hub
 
 _READS: Mapping[Any, Sequence[str]] = {
     Attempts: ("get", "open_of_plan", "sends", "links"),
-    Looks: ("spec", "snapshot"),
+    Looks: ("spec", "snapshot", "room"),
     Plans: ("get", "with_work"),
 }
 _QUICK: Sequence[tuple[Any, str, Any]] = (
@@ -53,6 +54,7 @@ _QUICK: Sequence[tuple[Any, str, Any]] = (
     (answers_module, "parse_results", quick_files.parse_results),
     (httpx.Client, "build_request", quick_http.build_request),
     (httpx.Client, "stream", quick_http.stream),
+    (stamina, "retry_context", quick_http.retry_context),
 )
 TransitionKey = tuple[str, str, str]
 
@@ -76,7 +78,6 @@ class Seams:
         self.transitions: Counter[TransitionKey] = Counter()
         self.faults_of: Callable[[str | None], set[str]] = lambda _: set()
         self.memory: sqlite3.Connection | None = None
-        self._template: bytes | None = None
 
     def effect(self, what: str) -> None:
         if self.hub is not None:
@@ -87,17 +88,24 @@ class Seams:
         self.unsettled.clear()
         self.nothing.clear()
         self.reads.clear()
-        if self._template is None:
+        if self.memory is None:
+            self.memory = sqlite3.connect(
+                ":memory:", check_same_thread=False, isolation_level=None, cached_statements=1000
+            )
             with tempfile.TemporaryDirectory() as folder:
-                self._open()
                 Ledger(Path(folder), _SameId())
-                assert self.memory is not None
-                self._template = self.memory.serialize()
-                self.close()
-        self._open()
-        assert self.memory is not None
-        self.memory.deserialize(self._template)
+        self._empty(self.memory)
         return Ledger(home, hub)
+
+    @staticmethod
+    def _empty(memory: sqlite3.Connection) -> None:
+        """A ledger without plans; what SQLite has prepared stays so."""
+        if memory.in_transaction:
+            memory.execute("ROLLBACK")
+        memory.execute("PRAGMA foreign_keys = OFF")  # the next engine switches them on
+        for (name,) in memory.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+            if name not in {"ledger", "alembic_version"}:
+                memory.execute(f"DELETE FROM {name}")
 
     def write(self, rows: Sequence[dict[str, Any]], path: Path) -> None:
         """A file as the package would have written it."""
@@ -109,15 +117,6 @@ class Seams:
     def read(self, path: Path) -> list[dict[str, Any]]:
         """The rows of a file that the package has written."""
         return quick_files.read(path) if self.quick else pq.read_table(path).to_pylist()  # pyright: ignore[reportUnknownMemberType]
-
-    def close(self) -> None:
-        """The seed's ledger is not needed any more."""
-        if self.memory is not None:
-            self.memory.close()
-            self.memory = None
-
-    def _open(self) -> None:
-        self.memory = sqlite3.connect(":memory:", check_same_thread=False, isolation_level=None)
 
     def engine(self, *_: object, **__: object) -> Any:
         memory = self.memory
@@ -146,6 +145,7 @@ def installed(*, quick: bool = True) -> Generator[Seams]:
             stack.enter_context(mock.patch.object(place, name, new))
 
         put(sqlite_module, "create_engine", seams.engine)
+        put(opening_module, "_migrate", _once(opening_module._migrate))  # pyright: ignore[reportPrivateUsage]
         for place, name, new in _QUICK if quick else _engine(stack):
             put(place, name, new)
         put(look_module, "_LEASE_POLL", 7.0)
@@ -168,6 +168,8 @@ def installed(*, quick: bool = True) -> Generator[Seams]:
         try:
             yield seams
         finally:
+            if seams.memory is not None:
+                seams.memory.close()
             stamina.set_testing(False)
             stamina.instrumentation.set_on_retry_hooks(None)
 
@@ -188,6 +190,17 @@ def _in_order(call: Callable[..., str]) -> Callable[..., str]:
         return f"{call(keys, *files, **options)} ORDER BY {keys}.key"
 
     return in_order
+
+
+def _once(call: Callable[..., None]) -> Callable[..., None]:
+    """There is one database for all seeds."""
+    done: list[None] = []
+
+    def once(database: object) -> None:
+        if not done:
+            done.append(call(database))
+
+    return once
 
 
 def _nothing(_: int) -> None:
@@ -241,16 +254,39 @@ def _announced(seams: Seams, call: Callable[..., Any], name: str) -> Callable[..
     return announced
 
 
+class _Transaction:
+    """All or nothing. Nobody else's turn comes within one, so one that only reads need not be begun."""
+
+    def __init__(self, seams: Seams, begin: Callable[[], AbstractContextManager[Any]] | None, *, write: bool) -> None:
+        self._seams = seams
+        self._begin = begin
+        self._write = write
+
+    def __enter__(self) -> Any:
+        seams = self._seams
+        seams.effect("ledger write" if self._write else "ledger read")
+        if self._begin is not None:
+            self._real = self._begin()
+            return self._real.__enter__()
+        assert seams.memory is not None
+        self._memory: sqlite3.Connection = seams.memory
+        if self._write:
+            self._memory.execute("BEGIN IMMEDIATE")
+        return quick_sql.QuickConnection(self._memory)
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if self._begin is not None:
+            self._real.__exit__(kind, error, trace)
+        elif self._write:
+            self._memory.execute("COMMIT" if kind is None else "ROLLBACK")
+        if self._write and kind is None:
+            self._seams.reads.clear()
+
+
 def _transaction(seams: Seams, call: Callable[..., Any], name: str) -> Callable[..., Any]:
-    @contextmanager
-    def transaction(database: Any) -> Generator[Any]:
-        seams.effect(f"ledger {name}")
-        memory = seams.memory
-        quickly = seams.quick and memory is not None and hasattr(database, "id")  # not while it is opened
-        with quick_sql.transaction(memory, write=name == "write") if quickly else call(database) as connection:  # pyright: ignore[reportArgumentType]
-            yield connection
-        if name == "write":
-            seams.reads.clear()
+    def transaction(database: Any) -> _Transaction:
+        quickly = seams.quick and seams.memory is not None and hasattr(database, "id")  # not while it is opened
+        return _Transaction(seams, None if quickly else lambda: call(database), write=name == "write")
 
     return transaction
 

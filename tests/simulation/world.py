@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from dagster_batch_llm.pipelines.sensor import LOOK_SECONDS, take_turn
 from dagster_batch_llm.resources.errors import ProviderError, RefusedError, StorageError
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import (
     Attempt,
-    AttemptState,
     Ledger,
     Origin,
     Plan,
@@ -31,7 +31,6 @@ from .seams import Seams
 
 SPEC = RequestSpec(operation=Operation.CHAT, model="m", parameters={"max_tokens": 8})
 SWEEP_SECONDS = 600.0
-_UNSETTLED = (AttemptState.CREATING, AttemptState.AMBIGUOUS)
 
 
 def prompt_of(key: str) -> str:
@@ -154,13 +153,11 @@ class World:
             self.hub.say(f"goes on later: {error}")
 
     def _tick(self, machine: BatchMachine) -> None:
-        """What the sensor does (pipelines/sensor.py)."""
+        """What the sensor does."""
         if self.hub.now() - self.swept >= SWEEP_SECONDS:
             self.swept = self.hub.now()
             machine.sweep("llm")
-        machine.poll("llm")
-        for attempt in self.ledger.attempts.due(_UNSETTLED, "llm"):
-            machine.reconcile(attempt.id)
+        take_turn(machine, "llm", self.hub.monotonic() + LOOK_SECONDS, self.hub.say)
 
     def _converge(self, machine: BatchMachine, run: str) -> None:
         """A run of an asset works on one plan."""
@@ -175,6 +172,7 @@ class World:
         """The sensor goes on when no table waits any more, until every batch has ended and been seen."""
         hub = self.hub
         hub.sleep_until(max(hub.monotonic(), CALM) + LONGEST_LAG)
+        hub.sleep_until(max(((job.ended or 0.0) + job.late for job in self.provider.jobs.values()), default=0.0))
         machine = BatchMachine(self.ledger, {"llm": self.client}, "sensor")
         for _ in range(2):  # the second one keeps what the first one has found
             machine.sweep("llm")

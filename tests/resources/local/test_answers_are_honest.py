@@ -303,7 +303,7 @@ BODY: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
 @given(bodies=st.lists(BODY | st.dictionaries(st.text(max_size=5), JSON, max_size=3), max_size=3))
 @pytest.mark.parametrize("endpoint", [CHAT, EMBEDDINGS])
 def test_no_request_raises_and_each_has_one_answer(endpoint: str, bodies: list[dict[str, object]]) -> None:

@@ -225,7 +225,7 @@ def fitting(schema: Mapping[str, Any]) -> st.SearchStrategy[Any]:
     return kinds[schema["type"]]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_sql_and_python_judge_alike(data: st.DataObject) -> None:
     schema = an_object(x=data.draw(SCHEMAS))

@@ -51,7 +51,8 @@ def test_a_server_that_wants_a_key_after_all_says_so() -> None:
 def test_its_limits_are_the_users() -> None:
     profile = OpenAICompatibleBatch(base_url=ADDRESS, max_rows_per_batch=7, max_file_bytes=5_000).provider().profile
     assert (profile.max_rows, profile.max_bytes, profile.max_line_bytes) == (7, 5_000, 5_000)
-    larger = OpenAICompatibleBatch(base_url=ADDRESS, max_file_bytes=10**9).provider().profile
+    larger = OpenAICompatibleBatch(base_url=ADDRESS, max_file_bytes=10**9, settle_seconds=7_200).provider().profile
+    assert (profile.settle, larger.settle) == (1_800.0, 7_200.0)
     assert (larger.max_bytes, larger.max_line_bytes) == (10**9, COMPATIBLE.max_line_bytes)
 
 
@@ -59,6 +60,12 @@ def test_its_limits_are_the_users() -> None:
 def test_a_file_has_at_least_one_byte(wanted: int) -> None:
     with pytest.raises(UserError, match="max_file_bytes"):
         OpenAICompatibleBatch(base_url=ADDRESS, max_file_bytes=wanted).provider()
+
+
+@pytest.mark.parametrize("wanted", [-1.0, 0.0, 119.0, 86_401.0, float("nan")])
+def test_a_lost_create_is_waited_for_as_long_as_a_listing_may_trail_and_a_day_at_most(wanted: float) -> None:
+    with pytest.raises(UserError, match="settle_seconds"):
+        OpenAICompatibleBatch(base_url=ADDRESS, settle_seconds=wanted).provider()
 
 
 @pytest.mark.parametrize("first", ["scheduling", "created", "in queue", ""])

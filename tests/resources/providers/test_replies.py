@@ -75,7 +75,7 @@ def well_formed(batch: Batch) -> None:
     assert all(time is None or 0 <= time < 1e12 for time in (batch.created_at, batch.expires_at))
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(reply=REPLIES)
 @example(reply=(200, json.dumps({"data": [{**BATCH, "input_file_id": ["file-1"]}], "has_more": False}).encode(), {}))
 @example(reply=(200, json.dumps({**BATCH, "request_counts": {"total": 10**30}, "expires_at": 1e300}).encode(), {}))
@@ -115,7 +115,7 @@ def test_a_reply_is_understood_or_a_provider_error(
 
 
 @given(body=batches())
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 def test_ids_of_strangers_stay_one_part_of_an_address(body: dict[str, Any]) -> None:
     seen: list[str] = []
 

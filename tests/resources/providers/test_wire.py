@@ -43,7 +43,7 @@ def test_parameters_can_not_take_the_prompts_place(spec: RequestSpec, holder: st
 
 
 @pytest.mark.parametrize("spec", [CHAT, EMBEDDING], ids=["chat", "embedding"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(prompt=TEXT)
 def test_a_line_is_never_longer_than_it_was_planned(spec: RequestSpec, prompt: str) -> None:
     parts = line_parts(OPENAI, spec)
