@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ROWS ?= 400
 SEEDS ?= 20000
-MINUTES ?= 30
+MINUTES ?= 40
 EXAMPLES ?= 2000
 OLDEST := tests/assets/test_source.py tests/assets/test_body.py tests/resources/test_tables.py tests/resources/test_parquet_tables.py
 AIBRIX := 0.8.0
@@ -58,7 +58,8 @@ simulate: $(VENV)/.dev ## run the batch machine through SEEDS=20000 seeds of cra
 mutations: $(VENV)/.dev ## remove the rules of the batch machine one by one, and see the simulation notice
 	@$(BIN)/python -m tests.simulation --mutations
 
-kills: $(VENV)/.dev ## kill and stop real processes at every named step, for MINUTES=30
+kills: $(VENV)/.dev ## kill and stop real processes at every named step, in two processes, for MINUTES=40 at most
+	@$(BIN)/python -m tests.kills --daemons
 	@$(BIN)/python -m tests.kills --minutes $(MINUTES)
 
 oldest: $(VENV)/.dev ## run the tests of tables with the oldest releases that pyproject.toml allows, such as pandas 2

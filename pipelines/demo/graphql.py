@@ -38,7 +38,8 @@ class GraphQL:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._client = httpx.Client(base_url=url, timeout=30.0)
+        # The webserver closes a connection that is idle for 5 seconds, perhaps while it is asked on it.
+        self._client = httpx.Client(base_url=url, timeout=30.0, limits=httpx.Limits(keepalive_expiry=2.0))
 
     def close(self) -> None:
         """Give the connections back."""

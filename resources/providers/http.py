@@ -64,8 +64,8 @@ class HttpClient:
     """Requests to one origin. The key goes nowhere else: redirects are not followed.
 
     Reads, uploads and deletes are repeated on 429, 5xx and broken connections, waiting as long as the server
-    asks; `post_once` is never repeated. Before one is repeated that reached nobody, `when_away` may bring the server
-    back, and says at which address it is now.
+    asks; `post_once` is never repeated. Before one is repeated that reached nobody or got no reply, `when_away` may
+    bring the server back, and says at which address it is now.
     """
 
     def __init__(
@@ -269,8 +269,11 @@ class HttpClient:
     def _once(self, call: Callable[[], T]) -> T:
         try:
             return call()
-        except UnreachableError:
-            address = self._when_away() if self._when_away is not None else None
+        except (UnreachableError, AmbiguousError) as error:
+            # Who is in a hurry has no time to find out whether a server that says nothing hangs.
+            hangs = error.status is None and math.isinf(_UNTIL.get())
+            is_away = isinstance(error, UnreachableError) or hangs
+            address = self._when_away() if self._when_away is not None and is_away else None
             if address is not None:
                 self._origin = address.rstrip("/")
                 self._client.base_url = self._origin

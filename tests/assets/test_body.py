@@ -183,7 +183,7 @@ def test_how_often_a_row_is_asked_is_the_tables_choice(house: House) -> None:
     assert house.server.prompts == ["a", "b"]
     house.done(reviews("a", "b"), moods(max_attempts=4))
     assert Counter(house.server.prompts) == {"a": 1, "b": 4}
-    assert house.rows("moods", "status") == [("ok",), ("errored",)]
+    assert house.rows("moods", "id, status") == [(1, "ok"), (2, "errored")]
 
 
 @pytest.mark.parametrize("wanted", [0, -1, 21, True, 1.5, "3", None])

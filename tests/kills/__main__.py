@@ -1,103 +1,77 @@
 """``python -m tests.kills``: kill real processes at every named point, and see that nothing is paid twice or lost.
 
 python -m tests.kills --minutes 5
-python -m tests.kills --scenario run --point "run: before POST /v1/batches (1)" --action stop
+python -m tests.kills --match "before POST" --processes 1
+python -m tests.kills --scenario run --strike "stop run: before POST /v1/batches (1)" --strike "kill tick: ..."
+python -m tests.kills --daemons
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
-import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads don't survive a fork
 
-from ..resources.postgres import running_cluster
-from .campaign import Campaign, campaign
-from .points import Action, Point
-from .report import distinct, table
+from .agenda import Agenda
+from .campaign import Result, campaign
+from .daemons import kill_daemons
+from .points import Action, Strike
+from .report import story, table
 from .scenarios import SCENARIOS
-
-_AS_THE_NEXT = tuple(f"after {verb}" for verb in ("fsync", "write", "truncate", "replace", "hardlink_to", "unlink"))
-"""After these the disk is as it is before the next one."""
+from .workers import workers
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kills")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after so long, wherever it is")
+    parser.add_argument("--processes", type=int, default=2, help="so many worlds side by side")
     parser.add_argument("--scenario", choices=SCENARIOS, action="append", help="only these")
     parser.add_argument("--action", choices=("kill", "stop"), action="append", help="by default both")
     parser.add_argument("--postgres", action="store_true", help="a ledger on Postgres, restarted at the points")
     parser.add_argument("--match", default="", help="only points with this text in them")
     parser.add_argument("--most", type=int, default=1, help="how many passages of one step are struck")
     parser.add_argument("--seed", type=int, default=1, help="of the order")
+    parser.add_argument("--strike", type=Strike.parse, action="append", help="one world with this; may be repeated")
+    parser.add_argument("--daemons", action="store_true", help="only Dagster's daemon, killed during backfills")
     args = parser.parse_args()
     memory = Path("/dev/shm")
-    with (
-        tempfile.TemporaryDirectory(prefix="batch-llm-kills-", dir=memory if memory.exists() else None) as folder,
-        campaign(Path(folder)) as running,
-        contextlib.ExitStack() as stack,
-    ):
-        if args.postgres:
-            running.cluster = stack.enter_context(running_cluster())
-        strikes = list(_strikes(running, args))
-        random.Random(args.seed).shuffle(strikes)
-        strikes.sort(key=_repetitions(strikes))
-        until = time.monotonic() + args.minutes * 60.0
+    with tempfile.TemporaryDirectory(prefix="batch-llm-kills-", dir=memory if memory.exists() else None) as folder:
+        if args.daemons:
+            return bool(kill_daemons(Path(folder)))
+        if args.strike:
+            return _one(Path(folder), args.scenario[0], args.strike, postgres=args.postgres)
+        actions: Sequence[Action] = args.action or (("restart",) if args.postgres else ("kill", "stop"))
+        agenda = Agenda(args.scenario or list(SCENARIOS), actions, args.most, args.match, args.seed)
+        return _all(Path(folder), agenda, args)
+
+
+def _all(folder: Path, agenda: Agenda, args: argparse.Namespace) -> int:
+    def tell(result: Result) -> None:
+        if result.violations:
+            print(f"\n{story(result)}", flush=True)
+        print(
+            f"\r{len(agenda.results)} worlds, {len(agenda.targets)} strikes left ", end="", file=sys.stderr, flush=True
+        )
+
+    with workers(folder, args.processes, postgres=args.postgres) as playing:
         try:
-            for number, (scenario, action, point) in enumerate(strikes):
-                if time.monotonic() > until:
-                    break
-                _strike(running, scenario, action, point)
-                print(f"\r{number + 1} of {len(strikes)} ", end="", file=sys.stderr, flush=True)
+            playing.work(agenda, time.monotonic() + args.minutes * 60.0, tell)
         finally:
-            print(table(running.results))
-            print(
-                f"distinct (role, action, step): {distinct(running.results)} of {len(set(map(_same, strikes)))} struck"
-            )
-    return any(result.violations for result in running.results)
+            print(f"\n{table(agenda)}", flush=True)
+    return any(result.violations for result in agenda.results)
 
 
-def _strikes(running: Campaign, args: argparse.Namespace) -> Iterator[tuple[str, Action, Point]]:
-    """All that is to be done: the points of each scenario, once killed and once stopped."""
-    for scenario in args.scenario or SCENARIOS:
-        for point in running.points(scenario, args.most):
-            if args.match in str(point) and not point.step.startswith(_AS_THE_NEXT):
-                for action in args.action or (("restart",) if args.postgres else ("kill", "stop")):
-                    if action != "stop" or _can_stop(point):
-                        yield scenario, action, point
-
-
-def _same(strike: tuple[str, Action, Point]) -> tuple[str, Action, str]:
-    """What a strike has in common with those in other scenarios."""
-    _, action, point = strike
-    return point.role, action, point.step
-
-
-def _repetitions(strikes: list[tuple[str, Action, Point]]) -> Callable[[tuple[str, Action, Point]], bool]:
-    """The key of an order in which each distinct strike is done once before any is done again."""
-    first = {_same(strike): strike for strike in reversed(strikes)}
-    return lambda strike: first[_same(strike)] != strike
-
-
-def _strike(running: Campaign, scenario: str, action: Action, point: Point) -> None:
-    result = running.play(scenario, point, action)
-    if result.violations:
-        print(f"\n{scenario}: {action} at {point}: {result.violations}\n{result.log[-3000:]}", flush=True)
-
-
-def _can_stop(point: Point) -> bool:
-    """A process that stops inside a transaction keeps the lock; there is nothing to be seen but others waiting."""
-    # The ledger's opening makes these durable under its lock.
-    opening = "opening" in point.step or "LEDGER" in point.step or point.step.endswith(("/answers", "/answers/SENDS"))
-    locked = "before commit" in point.step or opening
-    return point.role != "server" and not locked
+def _one(folder: Path, scenario: str, strikes: Sequence[Strike], *, postgres: bool) -> int:
+    with campaign(folder, postgres=postgres) as running:
+        result = running.play(scenario, tuple(strikes))
+    print(story(result))
+    return bool(result.violations)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The loop: one world per point, with the process that passes it killed or stopped there."""
+"""Worlds one after the other, with what they share."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,15 +15,15 @@ from dagster import DagsterInstance
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.remote_origin import RemoteInstigatorOrigin
 from dagster._core.scheduler.instigation import InstigatorState, InstigatorStatus, SensorInstigatorData
-from dagster._daemon.types import DaemonHeartbeat
 from dagster_batch_llm.assets.run import SENSOR_NAME
+from dagster_batch_llm.resources.errors import BatchLLMError
 from dagster_batch_llm.resources.ledger.store import LEDGER_VARIABLE
 from dagster_batch_llm.resources.testing import Emulator
 
-from ..resources.postgres import Cluster
+from ..resources.postgres import Cluster, running_cluster
 from .location import Location
-from .places import move_clock
-from .points import FOLDER_VARIABLE, Action, Order, Point, passed
+from .places import move_clock, tell_time
+from .points import FOLDER_VARIABLE, Order, Point, Strike, passed
 from .processes import ORIGIN, instance_of
 from .scenarios import SCENARIOS
 from .world import StuckError, World
@@ -36,18 +36,32 @@ event_log_storage:
   class: ConsolidatedSqliteEventLogStorage
   config:
     base_dir: {folder}/events
+compute_logs:
+  module: dagster._core.storage.noop_compute_log_manager
+  class: NoOpComputeLogManager
 """
+_SHOWN = 6000
 _ROOT = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What became of one world."""
+    """What became of one world.
+
+    Attributes:
+        scenario: What happened in it.
+        strikes: What was to be done to its processes.
+        struck: Which of these were done; the others' points weren't reached.
+        passed: All points that its processes passed.
+        violations: What mustn't be.
+        seconds: How long it took.
+        log: The end of what its processes said, if there are violations.
+    """
 
     scenario: str
-    point: Point | None
-    action: Action
-    struck: bool
+    strikes: tuple[Strike, ...]
+    struck: tuple[Strike, ...]
+    passed: frozenset[Point]
     violations: list[str]
     seconds: float
     log: str
@@ -61,16 +75,14 @@ class Campaign:
     instance: DagsterInstance
     emulator: Emulator
     location: Location
-    cluster: Cluster | None = None
-    results: list[Result] = field(default_factory=list[Result])
+    cluster: Cluster | None
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
-    def play(self, scenario: str, point: Point | None = None, action: Action = "kill") -> Result:
+    def play(self, scenario: str, strikes: tuple[Strike, ...] = ()) -> Result:
         """One world from its first run to its end."""
         chosen = SCENARIOS[scenario]
-        self._daemon_is_alive()
         os.environ[LEDGER_VARIABLE] = self.cluster.new() if self.cluster else ""
-        order = Order(next(self._numbers), point, action)
+        order = Order(next(self._numbers), strikes)
         world = World(
             self.folder,
             order,
@@ -82,33 +94,21 @@ class Campaign:
             noticed=chosen.noticed,
             located=chosen.located,
             tables=chosen.tables,
-            restart=self._restart if action == "restart" else None,
+            restart=self._restart if self.cluster else None,
         )
         began, violations = time.monotonic(), list[str]()
         try:
             chosen.begin(world)
             world.settle()
             violations = world.violations()
-        except StuckError as error:
-            violations = [f"stuck: {error}"]
+        except (StuckError, BatchLLMError) as error:
+            violations = [repr(error)]
         finally:
             world.end()
-        log = "" if not violations else world.log.read_text() if world.log.exists() else ""
-        seconds = time.monotonic() - began
-        result = Result(scenario, point, action, world.was_struck(), violations, seconds, log)
-        self.results.append(result)
-        self.last = world.order.world
-        if not violations:
-            shutil.rmtree(world.home)
-        return result
-
-    def points(self, scenario: str, most: int) -> list[Point]:
-        """The points of a scenario, counted in a world without a fault; of each step the first few times."""
-        result = self.play(scenario)
-        assert not result.violations, (result.violations, result.log[-5000:])
-        roles = SCENARIOS[scenario].roles
-        found = dict.fromkeys(passed(self.folder, self.last))
-        return [point for point in found if point.role in roles and point.n <= most]
+        log = world.log.read_text()[-_SHOWN:] if violations and world.log.exists() else ""
+        shutil.rmtree(world.home)
+        points = frozenset(passed(self.folder, order.world))
+        return Result(scenario, strikes, world.struck(), points, violations, time.monotonic() - began, log)
 
     def _restart(self) -> None:
         """What a crash of the ledger's server and its start are."""
@@ -116,12 +116,9 @@ class Campaign:
         self.cluster.stop("immediate")
         self.cluster.start()
 
-    def _daemon_is_alive(self) -> None:
-        self.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "daemon"))
-
 
 @contextmanager
-def campaign(folder: Path) -> Generator[Campaign]:
+def campaign(folder: Path, *, postgres: bool) -> Generator[Campaign]:
     """Everything that worlds share, made and ended."""
     os.environ[FOLDER_VARIABLE] = str(folder)
     os.environ["PYTHONPATH"] = f"{Path(__file__).parent / 'inside'}{os.pathsep}{_ROOT}"
@@ -130,7 +127,8 @@ def campaign(folder: Path) -> Generator[Campaign]:
     (folder / "dagster" / "dagster.yaml").write_text(_INSTANCE.format(folder=folder / "dagster"))
     move_clock(folder, 0.0)
     Order(0).write(folder)
-    with instance_of(folder) as instance, Emulator(folder / "emulator") as emulator:
+    ledgers = running_cluster() if postgres else nullcontext()
+    with ledgers as cluster, instance_of(folder) as instance, Emulator(folder / "emulator") as emulator:
         instance.add_instigator_state(
             InstigatorState(
                 RemoteInstigatorOrigin(ORIGIN, SENSOR_NAME),
@@ -140,4 +138,8 @@ def campaign(folder: Path) -> Generator[Campaign]:
             )
         )
         emulator.resource().provider().list(0.0)  # imports what each child would import
-        yield Campaign(folder, instance, emulator, Location(folder))
+        real = tell_time(folder)
+        try:
+            yield Campaign(folder, instance, emulator, Location(folder), cluster)
+        finally:
+            time.time = real

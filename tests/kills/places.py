@@ -14,7 +14,7 @@ from functools import partial, wraps
 from pathlib import Path
 from threading import Event
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import duckdb
 import httpx
@@ -33,12 +33,13 @@ _PLUMBING = ("connect.py", "sqlite.py", "postgres.py", "new_rows.py", "store.py"
 def watch(role: str, folder: Path) -> None:
     """Make this process pass points."""
     passage = Passage(role, folder)
-    _move_clock(folder, monotonic=role != "server")
     _files(passage)
     if role == "server":
+        tell_time(folder)
         _server_commits(passage)
         _server_replies(passage)
     else:
+        _hurry(folder)
         _ledger_commits(passage)
         _tables(passage)
         _requests(passage)
@@ -56,8 +57,16 @@ def move_clock(folder: Path, seconds: float) -> None:
     (folder / "clock.part").rename(folder / "clock")
 
 
-def _move_clock(folder: Path, *, monotonic: bool) -> None:
-    real, steadily = time.time, time.monotonic
+def tell_time(folder: Path) -> Callable[[], float]:
+    """Give this process, and what is forked from it, the world's clock; gives the one that it had."""
+    real = time.time
+    time.time = lambda: real() + read_clock(folder)  # Dagster's events and heartbeats have it, too
+    return real
+
+
+def _hurry(folder: Path) -> None:
+    """Not for the server, which would call itself idle and stop."""
+    steadily, patched = time.monotonic, cast("Any", SystemClock)
 
     def steady(_: SystemClock) -> float:
         return steadily() + read_clock(folder)
@@ -65,13 +74,7 @@ def _move_clock(folder: Path, *, monotonic: bool) -> None:
     def sleep(_: SystemClock, seconds: float) -> None:
         Event().wait(seconds * _HASTE)
 
-    def now() -> float:
-        return real() + read_clock(folder)
-
-    time.time = now  # Dagster's events have the same clock
-    if monotonic:  # not the server, which would call itself idle and stop
-        patched: Any = SystemClock
-        patched.monotonic, patched.sleep = steady, sleep
+    patched.monotonic, patched.sleep = steady, sleep
 
 
 def _around(passage: Passage, call: Callable[..., Any], name: Callable[..., str | None]) -> Callable[..., Any]:

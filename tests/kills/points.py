@@ -9,13 +9,14 @@ import signal
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 FOLDER_VARIABLE = "KILLS_FOLDER"
 Action = Literal["kill", "stop", "restart"]
 """Killed; stopped until all others are done; stopped while the ledger's server is restarted."""
 
 _IDS = re.compile(r"\b[0-9a-f]{8,}\b|\b(file|batch)[-_][0-9a-z]+|(?<=\.)\d+(?=\.part)")
+_STRIKE = re.compile(r"(?P<action>kill|stop|restart) (?P<role>\w+): (?P<step>.+) \((?P<n>\d+)\)")
 _write = os.write  # the patched one is a point itself
 
 
@@ -32,12 +33,33 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Strike:
+    """What happens, once, to whoever first passes a point."""
+
+    action: Action
+    point: Point
+
+    def __str__(self) -> str:
+        return f"{self.action} {self.point}"
+
+    @classmethod
+    def parse(cls, text: str) -> Strike:
+        """The strike that is written so.
+
+        Raises:
+            ValueError: It isn't one.
+        """
+        if (found := _STRIKE.fullmatch(text)) is None:
+            raise ValueError(f'{text!r} is not like "kill run: before POST /v1/batches (1)"')
+        return cls(cast("Action", found["action"]), Point(found["role"], found["step"], int(found["n"])))
+
+
+@dataclass(frozen=True)
 class Order:
-    """What one world's processes have to know: where they log, and which of them ends or stops, once."""
+    """What one world's processes have to know: where they log, and who of them ends or stops."""
 
     world: int
-    point: Point | None = None
-    action: Action = "kill"
+    strikes: tuple[Strike, ...] = ()
 
     def write(self, folder: Path) -> None:
         """Put it where all processes look."""
@@ -48,7 +70,7 @@ class Order:
     @classmethod
     def read(cls, folder: Path) -> Order:
         found = json.loads((folder / "order.json").read_text())
-        return cls(found["world"], Point(**found["point"]) if found["point"] else None, found["action"])
+        return cls(found["world"], tuple(Strike(one["action"], Point(**one["point"])) for one in found["strikes"]))
 
 
 def anonymous(text: str) -> str:
@@ -56,9 +78,9 @@ def anonymous(text: str) -> str:
     return _IDS.sub("*", text)
 
 
-def struck(folder: Path, world: int) -> Path:
-    """The file that is there once somebody has reached the order's point."""
-    return folder / f"struck-{world}"
+def struck(folder: Path, world: int, number: int) -> Path:
+    """The file that is there once somebody has met the order's strike of this number."""
+    return folder / f"struck-{world}-{number}"
 
 
 def passed(folder: Path, world: int) -> list[Point]:
@@ -85,17 +107,18 @@ class Passage:
         self._counts[step] += 1
         point = Point(self._role, step, self._counts[step])
         self._append(f"points-{order.world}", f"{point.role}\t{point.step}\t{point.n}\n")
-        if point == order.point and self._is_first(order.world):
-            os.kill(os.getpid(), signal.SIGKILL if order.action == "kill" else signal.SIGSTOP)
+        for number, strike in enumerate(order.strikes):
+            if strike.point == point and self._is_first(order.world, number):
+                os.kill(os.getpid(), signal.SIGKILL if strike.action == "kill" else signal.SIGSTOP)
 
     def _append(self, name: str, text: str) -> None:
         log = os.open(self.folder / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         _write(log, text.encode())
         os.close(log)
 
-    def _is_first(self, world: int) -> bool:
+    def _is_first(self, world: int, number: int) -> bool:
         try:
-            os.close(os.open(struck(self.folder, world), os.O_CREAT | os.O_EXCL))
+            os.close(os.open(struck(self.folder, world, number), os.O_CREAT | os.O_EXCL))
         except FileExistsError:
             return False
         return True

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 
 from dagster import DagsterInstance
+from dagster._daemon.types import DaemonHeartbeat
 from dagster_batch_llm.resources import Ledger
 from dagster_batch_llm.resources.ledger import PlanState
 from dagster_batch_llm.resources.ledger.states import OPEN_ATTEMPTS
@@ -21,14 +22,17 @@ from dagster_batch_llm.resources.testing import Emulator
 
 from .location import ROWS, Location, expected
 from .places import move_clock
-from .points import Order, struck
+from .points import Order, Strike, struck
 from .processes import evaluate, forked, register_run, run
 
+_FAILURES_BEFORE_INCIDENT = 5
+"""So many collect runs in a row are a reason to tell somebody."""
 A_LONG_TIME = 200.0
 """Longer than every lease, hold and grace period, and than the time in which a lost create may still arrive."""
 _A_DAY = 90_000.0
-_SECONDS = 90.0
-_PAUSE = 0.1
+_SECONDS = 240.0
+"""A client that waits for a stopped server waits for a minute."""
+_PAUSE = 0.3
 
 
 def _sleep(seconds: float) -> None:
@@ -39,13 +43,23 @@ class StuckError(Exception):
     """The world didn't come to its end."""
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A run that a person or schedule wants."""
+
+    run: str
+    assets: set[str]
+    tags: dict[str, str]
+    role: str
+
+
 @dataclass
 class World:
     """One ledger and one warehouse; the instance and the provider are the campaign's.
 
     Args:
         folder: The campaign's.
-        order: Who is struck where.
+        order: Who is struck, and where.
         instance: Dagster's.
         emulator: The provider.
         location: The code location.
@@ -68,11 +82,9 @@ class World:
     located: bool = True
     tables: tuple[str, ...] = ()
     restart: Callable[[], None] | None = None
-    asked: list[tuple[str, set[str], dict[str, str]]] = field(
-        default_factory=list[tuple[str, set[str], dict[str, str]]]
-    )
+    asked: list[Asked] = field(default_factory=list[Asked])
     living: dict[int, str] = field(default_factory=dict[int, str])
-    stopped: list[int] = field(default_factory=list[int])
+    stopped: dict[int, str] = field(default_factory=dict[int, str])
 
     def __post_init__(self) -> None:
         self.home = self.folder / str(self.order.world)
@@ -96,24 +108,28 @@ class World:
     def ask(self, assets: set[str], tags: dict[str, str] | None = None, *, role: str) -> str:
         """Materialize as a person or schedule does, and again if the run dies before it has a plan."""
         run_id = self.launch(assets, tags or {}, role)
-        self.asked.append((run_id, assets, tags or {}))
+        self.asked.append(Asked(run_id, assets, tags or {}, role))
         return run_id
 
     def launch(self, assets: set[str], tags: dict[str, str], role: str) -> str:
         """Start a run in a process of its own."""
+        self._daemon_lives()
         run_id = register_run(self.instance, self.location, assets, tags, located=self.located)
         self.living[forked(lambda: run(self.folder, self.location, run_id, role), self.log)] = run_id
         return run_id
+
+    def _daemon_lives(self) -> None:
+        self.instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "daemon"))
 
     def _ask_again(self) -> bool:
         """Whether a run that had died too early to leave anything had to be started anew."""
         # A sensor goes on with what a run of a code location has left; else a person runs it again.
         plans = self.ledger.plans.find() if self.located else []
         planned = {plan.run for plan in plans if plan.state is not PlanState.FAILED}
-        lost = [asked for asked in self.asked if asked[0] not in planned and self._failed(asked[0])]
+        lost = [asked for asked in self.asked if asked.run not in planned and self._failed(asked.run)]
         self.asked = [asked for asked in self.asked if asked not in lost]
-        for _, assets, tags in lost:
-            self.ask(assets, tags, role="again")
+        for asked in lost:
+            self.ask(asked.assets, asked.tags, role=asked.role)
         missing = set(self.tables) & {"report"} - self._known()
         if missing and not lost:
             # A run died between a table that is done and what stands below it: in Dagster it has failed.
@@ -130,6 +146,7 @@ class World:
 
     def tick(self) -> None:
         """Evaluate the sensor, perhaps in two processes at once, and launch what it asks for."""
+        self._daemon_lives()
         files = [self.home / f"requested-{number}" for number in range(self.ticks)]
         for file in files:
             file.unlink(missing_ok=True)
@@ -155,7 +172,7 @@ class World:
                 continue
             what = self.living.pop(pid)
             if os.WIFSTOPPED(status):
-                self.stopped.append(pid)
+                self.stopped[pid] = what
             if os.WIFSTOPPED(status) or os.WIFSIGNALED(status):
                 move_clock(self.folder, A_LONG_TIME)
             self._is_gone(what)
@@ -166,10 +183,10 @@ class World:
             self.instance.report_run_failed(found, "its process is gone")
 
     def _resume(self) -> None:
-        """Wake who was stopped, and wait for its end."""
+        """Wake who was stopped."""
         for pid in self.stopped:
             os.kill(pid, signal.SIGCONT)
-            os.waitpid(pid, 0)
+        self.living |= self.stopped
         self.stopped.clear()
 
     def end(self) -> None:
@@ -200,7 +217,7 @@ class World:
                 continue
             elif self.open_things():
                 idle += 1
-                move_clock(self.folder, 1.0 if idle % 5 else A_LONG_TIME if self.noticed else _A_DAY)
+                move_clock(self.folder, 1.0 if idle % 3 else A_LONG_TIME if self.noticed else _A_DAY)
             elif self.stopped:
                 self._resume()
             elif not self._ask_again():
@@ -216,8 +233,10 @@ class World:
 
     # ---- what must hold ----------------------------------------------------------------------------------------
 
-    def was_struck(self) -> bool:
-        return struck(self.folder, self.order.world).exists()
+    def struck(self) -> tuple[Strike, ...]:
+        """What of the order has been done."""
+        strikes = enumerate(self.order.strikes)
+        return tuple(strike for number, strike in strikes if struck(self.folder, self.order.world, number).exists())
 
     def violations(self) -> list[str]:
         """Double payments, lost answers and wrong rows; none is hoped for."""
@@ -241,4 +260,7 @@ class World:
             found.append(f"the ledger knows of {dict(outcomes)}")
         if not self.noticed:
             return found
-        return found + [f"incident {kind}: {message}" for kind, _, message in ledger.attempts.incidents()]
+        incidents = ledger.attempts.incidents()
+        if len(self.struck()) >= _FAILURES_BEFORE_INCIDENT:
+            incidents = [incident for incident in incidents if incident[0] != "collect runs fail"]
+        return found + [f"incident {kind}: {message}" for kind, _, message in incidents]

@@ -102,6 +102,21 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def environment_in(home: Path, slots: int = 4, more: str = "") -> dict[str, str]:
+    """Make Dagster's own home; gives what its processes have to know."""
+    dagster_home = home / "dagster_home"
+    dagster_home.mkdir(exist_ok=True)
+    (dagster_home / "dagster.yaml").write_text(_INSTANCE.format(slots=slots) + more)
+    return {
+        **os.environ,
+        "DAGSTER_HOME": str(dagster_home),
+        "BATCH_LLM_HOME": str(home / "batch_llm"),
+        "TEST_LOCATION_HOME": str(home),
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONPATH": str(IMPATIENT),
+    }
+
+
 @contextlib.contextmanager
 def real_dagster(
     home: Path,
@@ -112,22 +127,11 @@ def real_dagster(
     environment: Mapping[str, str] | None = None,
 ) -> Generator[RealDagster]:
     """Start it, wait until the location is loaded and the sensor has ticked, stop it in any case."""
-    dagster_home = home / "dagster_home"
-    dagster_home.mkdir(exist_ok=True)
-    (dagster_home / "dagster.yaml").write_text(_INSTANCE.format(slots=slots) + more)
-    env = {
-        **os.environ,
-        "DAGSTER_HOME": str(dagster_home),
-        "BATCH_LLM_HOME": str(home / "batch_llm"),
-        "TEST_LOCATION_HOME": str(home),
-        "OPENBLAS_NUM_THREADS": "1",
-        "PYTHONPATH": str(IMPATIENT),
-        **(environment or {}),
-    }
+    env = {**environment_in(home, slots, more), **(environment or {})}
     port = free_port()
     command = [sys.executable, "-m", "dagster", "dev", "-f", str(location), "-h", "127.0.0.1", "-p", str(port)]
     # Dagster's processes race for making their databases, so they are made here before they start.
-    with DagsterInstance.from_config(str(dagster_home)) as instance, (home / "dagster.log").open("ab") as log:
+    with DagsterInstance.from_config(env["DAGSTER_HOME"]) as instance, (home / "dagster.log").open("ab") as log:
         process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True, cwd=home)
         graphql = GraphQL(f"http://127.0.0.1:{port}")
         try:

@@ -445,9 +445,12 @@ def test_a_slow_reply_says_too_little_about_the_clock() -> None:
     assert client(slow, clock=clock).get("/x").clock_offset is None
 
 
+@pytest.mark.parametrize("error", [httpx.ConnectError("refused"), httpx.ReadTimeout("not a word")], ids=repr)
 @pytest.mark.parametrize("call", PATIENT)
-def test_a_server_of_ours_is_started_again_and_followed_to_its_new_address(folder: Path, call: str) -> None:
-    script = Script(httpx.ConnectError("refused"), yes)
+def test_a_server_of_ours_that_is_gone_or_hangs_is_started_again_and_followed_to_its_new_address(
+    folder: Path, call: str, error: httpx.TransportError
+) -> None:
+    script = Script(error, yes)
     CALLS[call](client(script, when_away=lambda: "https://host.test:81/v1"), folder)
     assert [request.url.port for request in script.asked] == [None, 81]
 
