@@ -21,6 +21,9 @@ OF_DUPLICATE = "Duplicate"
 """How an error about one that can't be had begins."""
 
 
+_ASIDE = ".short.jsonl"
+
+
 def missing(name: str, error: ProviderError, *, survives: bool) -> ProviderError:
     """The error to note of a batch, or of its files, that can't be had.
 
@@ -85,6 +88,12 @@ class ResultFiles:
             return parse_attempt(self._ledger, self._attempt, paths, name=name, absent=absent)
         except (duckdb.Error, OSError) as error:
             raise readable(error, self._home.folder) from error
+
+    def set_aside(self, paths: Sequence[Path]) -> None:
+        """Make room for files to be fetched once more; what is aside is read only where that can't be done."""
+        for path in paths:
+            if not path.name.endswith(_ASIDE):
+                path.replace(path.with_name(path.stem + _ASIDE))
 
     def remove(self, parsed: Parsed, paths: Sequence[Path] = ()) -> None:
         """Remove an answers file that the ledger doesn't name, and what it was read from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -156,19 +157,25 @@ class OpenAIShape:
                 raise
 
     def has_file(self, file_id: str) -> bool:
-        said = self._why_not(f"/files/{_part(file_id)}")
-        # A server that says the same of a path that nobody has doesn't speak of the file, but of a route.
-        return said is None or said == self._why_not(f"/no-such-route/{_part(file_id)}")
-
-    def _why_not(self, path: str) -> str | None:
-        """What a server says of a path that it doesn't have, without the path; None if it has it, or can't say."""
         try:
-            self._http.get(path)
+            self._http.get(f"/files/{_part(file_id)}")
         except ProviderError as error:
             if error.status not in {404, 405, 410, 501}:
                 raise
-            return error.message.replace(path, "") if error.is_gone else None
-        return None
+            return not error.is_gone
+        return True
+
+    def shows_files(self) -> bool:
+        with tempfile.TemporaryDirectory(prefix="batch_llm_") as scratch:
+            probe = Path(scratch) / "probe.jsonl"
+            probe.write_text("{}\n")
+            try:
+                file_id = self.upload(probe, probe.name)
+            except RefusedError:  # a server that reads what is uploaded
+                return True
+        shown = self.has_file(file_id)
+        self.delete_file(file_id)
+        return shown
 
     def delete_file(self, file_id: str) -> None:
         try:
