@@ -21,6 +21,8 @@ from .result_lines import lines_of
 
 HORIZON_SECONDS = 48 * 3600.0
 """How long after its intent a create is looked for."""
+_PATIENCE_SECONDS = 36 * 3600.0
+"""How long after its intent all that its batch counts is waited for; then there is time left to keep what there is."""
 
 
 class LateArrivals:
@@ -128,10 +130,10 @@ class LateArrivals:
         if not batch.phase.ended:
             stop(self._provider, [batch])
             return
-        if batch.lacks_files and self._may_be_found(attempt, link):
+        if batch.lacks_files and self._has_time(attempt, link):
             return  # they may trail its end
         folder = home.late_results(attempt.id, digest(link.batch_id))
-        paths = self._whole(batch, folder, is_last=not self._may_be_found(attempt, link))
+        paths = self._whole(batch, folder, is_last=not self._has_time(attempt, link))
         if paths is None:
             return
         parsed = ResultFiles(self._ledger, attempt).read(paths, None, name=name)
@@ -165,10 +167,10 @@ class LateArrivals:
         shutil.rmtree(anew, ignore_errors=True)
         return first if is_last else None
 
-    def _may_be_found(self, attempt: Attempt, link: Link) -> bool:
-        """Whether creates of a late arrival's time are still looked for."""
+    def _has_time(self, attempt: Attempt, link: Link) -> bool:
+        """Whether a late arrival's files may be waited for."""
         (send,) = (send for send in self._attempts.sends(attempt.id) if send.token == link.token)
-        return not has_come(send.t0 + HORIZON_SECONDS, self._ledger.clock.now(), HORIZON_SECONDS)
+        return not has_come(send.t0 + _PATIENCE_SECONDS, self._ledger.clock.now(), HORIZON_SECONDS)
 
 
 def _lines(paths: Sequence[Path]) -> int:

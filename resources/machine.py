@@ -125,9 +125,8 @@ class BatchMachine:
 
     def _refused(self, attempt: Attempt, error: RefusedError) -> None:
         """A final no, unpaid; only that a limit can't be larger is none to the table, whose rows then stay cut off."""
-        # The same rows were taken with the limit that the table sets, so what is wrong with them is the larger one.
-        wrong = error.status in _WRONG if error.status else is_of_limit(error.message)
-        larger = wrong and attempt.limit_factor > 1
+        asks_wrong = error.status in _WRONG or not error.status
+        larger = attempt.limit_factor > 1 and asks_wrong and is_of_limit(error.message)
         if larger:
             said = f"{error.message} Its {attempt.rows} rows were cut off before, and stay so."
             self._attempts.incident("limit refused", attempt.batch_id or attempt.id, said)
@@ -333,6 +332,9 @@ class BatchMachine:
                     f"Results of batch {name} can't be had from the provider any more ({error.message}). Rows that "
                     "nothing else answers have no answer and are not asked again by themselves.",
                 )
+            if lost or parsed.lines < sum(batch.completed for batch in batches):
+                files.remove(parsed)
+                parsed = files.read(files.all_that_came(paths), "gone" if lost else outcome_of_absent(batches))
             self._close(attempt, files, parsed)
 
     def _close(self, attempt: Attempt, files: ResultFiles, parsed: Parsed) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ from .protocol import Batch, Listing, Phase, Problem
 
 TOKEN_KEY = "batch_llm_token"  # noqa: S105 - the metadata key that marks a batch as ours, not a secret
 _PAGE = 100
+_A_MOMENT = 2.0
 _LONGEST_LAST_LINE = 64 * 1024 * 1024
 _END_OF_TIME = 253_402_300_800
 _MOST = 2**31  # what the ledger keeps of a count
@@ -174,7 +176,11 @@ class OpenAIShape:
             except RefusedError:  # a server that reads what is uploaded
                 return True
         shown = self.has_file(file_id)
-        self.delete_file(file_id)
+        if not shown:  # it may take a moment
+            self._clock.sleep(_A_MOMENT)
+            shown = self.has_file(file_id)
+        with suppress(ProviderError):
+            self.delete_file(file_id)
         return shown
 
     def delete_file(self, file_id: str) -> None:

@@ -110,11 +110,11 @@ def test_a_refusal_of_who_asks_is_none_of_the_limit_although_it_may_name_it(
     assert house.rows("moods", "status") == [("ok",), ("ok",)]
 
 
-def test_a_larger_limit_is_known_to_be_refused_although_its_name_is_not_said(
+def test_a_larger_limit_is_known_to_be_refused_although_the_parameter_is_not_named(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house.server.rule = cut_off_below(1_000)
-    reject_more_than(10, "This is more than the model can do.", monkeypatch, at_once=True)
+    reject_more_than(10, "This model's maximum context length is 8192 tokens.", monkeypatch, at_once=True)
     house.done(reviews("a", "b"), moods(parameters={"max_tokens": 10}))
     assert house.rows("moods", "id, status") == [(1, "ok"), (2, "truncated")]
 

@@ -70,7 +70,7 @@ def test_a_look_for_our_file_that_fails_is_repeated_before_anything_is_asked(wor
 def test_a_server_that_does_not_know_the_route_is_not_taken_for_one_that_has_lost_the_file(world: World) -> None:
     attempt = world.ask()
     world.server.on(CREATE, request_lost)
-    world.server.on("GET /v1/files/", answers(404, "Not Found"), times=2)
+    world.server.on("GET /v1/files/", answers(404, "Not Found"), times=3)
     world.machine().send(attempt.id)
     world.finish(attempt)
     world.paid_once()

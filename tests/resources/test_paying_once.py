@@ -778,6 +778,24 @@ def test_answers_that_came_are_kept_although_the_file_is_gone_before_it_can_be_f
     assert world.ledger.attempts.answers([attempt.id])[0].outcomes == {"ok": 2, "gone": 1}
 
 
+def test_what_came_once_is_kept_although_other_lines_come_when_a_file_is_fetched_once_more(world: World) -> None:
+    attempt = world.ask()
+    world.machine().send(attempt.id)
+    world.clock.sleep(61.0)
+    world.machine().poll("llm")
+    name = world.server.batches["batch-1"]["output_file_id"]
+    lines = world.server.files[name].splitlines(keepends=True)
+    world.server.files[name] = lines[0] + lines[1]
+    world.machine().collect(attempt.id)
+    world.server.files[name] = lines[1] + lines[2]
+    world.clock.sleep(30.0)
+    world.machine().collect(attempt.id)
+    world.server.files[name] = lines[2]
+    world.finish(attempt)
+    world.paid_once()
+    assert world.ledger.attempts.answers([attempt.id])[0].output_tokens == 3 * len(PROMPTS)
+
+
 def test_a_run_that_comes_late_does_not_wait_for_long_where_less_came_than_is_counted(world: World) -> None:
     attempt = world.ask()
     world.machine().send(attempt.id)
