@@ -219,7 +219,10 @@ def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], room: Room, tr
 
 
 def best_sql(answers: Sequence[Path]) -> str:
-    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last; and its tries."""
+    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last; and its tries.
+
+    A part of an answer says more than that nobody gave it more room.
+    """
     listed = ", ".join(f"({number}, {literal(str(path))})" for number, path in enumerate(answers))
     if not listed:
         return f"SELECT *, NULL::BIGINT AS tries FROM {parquet([], COLUMNS)}"
@@ -230,6 +233,7 @@ def best_sql(answers: Sequence[Path]) -> str:
         QUALIFY row_number() OVER (
             PARTITION BY key ORDER BY
                 outcome <> 'ok',
+                outcome <> 'truncated' OR answer IS NULL,
                 CASE outcome WHEN 'ok' THEN n ELSE -n END
         ) = 1
     """

@@ -92,8 +92,9 @@ class RequestSpec:
 
 
 def is_of_limit(refusal: str) -> bool:
-    """Whether a provider's words name a parameter that bounds an answer."""
-    return any(name in refusal for name in LIMITS)
+    """Whether a provider's words speak of how long an answer may be."""
+    words = refusal.lower().replace("_", " ")
+    return any(name.replace("_", " ") in words for name in (*LIMITS, "context length", "context window"))
 
 
 def _is_count(value: Any) -> bool:

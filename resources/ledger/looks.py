@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 from sqlalchemy import Connection, select, update
 
-from ..request import MAX_DOUBLINGS, RequestSpec, Room, TaskHash, is_of_limit
+from ..request import MAX_DOUBLINGS, RequestSpec, Room, TaskHash
 from . import schema
 from .attempts import Attempt
 from .connect import Database, persistent, was_cut_off
@@ -72,7 +72,7 @@ class Looks:
         if self.spec(task).limit is None:
             return Room()
         with self._db.read() as c:
-            refused = [row.limit_factor for row in c.execute(LIMITS_REFUSED, {"of": task}) if is_of_limit(row.message)]
+            refused = [row.limit_factor for row in c.execute(LIMITS_REFUSED, {"of": task})]
         least = min((factor.bit_length() - 2 for factor in refused), default=MAX_DOUBLINGS)
         return Room(least, is_all=bool(refused))
 
