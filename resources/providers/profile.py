@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ..errors import InputError
+from ..request import RequestSpec
+from .openai_wire import OPENAI_WIRE
+from .wire import Wire
+
 
 class Recovery(StrEnum):
     """How a create whose reply was lost is found again."""
@@ -20,10 +25,11 @@ class Recovery(StrEnum):
 
 @dataclass(frozen=True)
 class Profile:
-    """What differs between servers that speak the OpenAI files + batches protocol.
+    """What differs between providers.
 
     Attributes:
         name: Short name, used in messages and file names.
+        wire: How it writes requests and results.
         max_rows: Most requests in one batch.
         max_bytes: Most bytes in one request file.
         max_line_bytes: Most bytes in one request; a longer row becomes an error row.
@@ -38,6 +44,7 @@ class Profile:
     """
 
     name: str
+    wire: Wire = OPENAI_WIRE
     max_rows: int = 50_000
     max_bytes: int = 200_000_000
     max_line_bytes: int = 20_000_000
@@ -52,6 +59,20 @@ class Profile:
     recovery: Recovery = Recovery.RECORD
     remembers: float = 600.0
     poll_seconds: tuple[float, float] = (15.0, 300.0)
+
+    def line_parts(self, spec: RequestSpec) -> tuple[str, str, str]:
+        """`Wire.line_parts` with this provider's endpoint.
+
+        Raises:
+            InputError: It has no batches of this kind, or the parameters can't be sent.
+        """
+        if spec.operation not in self.endpoints:
+            offered = ", ".join(sorted(self.endpoints))
+            raise InputError(
+                f"{self.name} has no batches for requests of kind {spec.operation.value!r} (it has {offered}). Name "
+                "another provider with llm='…'."
+            )
+        return self.wire.line_parts(spec, self.endpoints[spec.operation])
 
 
 # Limits: the batches.create docstring of the openai Python package 3.57.0, read 2026-11-24. A limit per line

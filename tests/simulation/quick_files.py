@@ -27,7 +27,6 @@ from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import AnswersFile, Attempt, AttemptId, AttemptState, Ledger, Plan, Snapshot
 from dagster_batch_llm.resources.providers.profile import Profile
 from dagster_batch_llm.resources.providers.protocol import BatchProvider
-from dagster_batch_llm.resources.providers.wire import line_parts
 from dagster_batch_llm.resources.request import RequestSpec
 
 Row = dict[str, Any]
@@ -144,7 +143,7 @@ def write_request_file(
     path: Path, *, profile: Profile, spec: RequestSpec, manifest: Path, requests: Path, token: str
 ) -> None:
     """Stands in for `resources.render.write_request_file`."""
-    head, middle, tail = line_parts(profile, spec)
+    head, middle, tail = profile.line_parts(spec)
     prompts = {row["key"]: json.dumps(row["prompt"], ensure_ascii=False) for row in read(requests)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as out:
