@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterExecutionInterruptedError
 
-from ..resources.errors import BusyError, InputError, ProviderError, RefusedError, StorageError
-from ..resources.ledger import AttemptState, Ledger, Plan, PlanState
+from ..resources.errors import BusyError, InputError, ProviderError, RefusedError, StaleFenceError, StorageError
+from ..resources.ledger import Attempt, AttemptState, Ledger, Plan, PlanState
 from ..resources.machine import BatchMachine
 from ..resources.operations.waits import new_troubles
 from ..resources.table_store import TableStore
@@ -106,6 +106,7 @@ class Convergence:
                     f"Batch {attempt.batch_id or attempt.id} belongs to {attempt.account}, which resource "
                     f"{attempt.llm!r} does not point to any more. Point it there again until the batch is fetched."
                 )
+                self._no_longer_slow(attempt)
                 continue
             try:
                 self._machine.step(attempt)
@@ -122,6 +123,12 @@ class Convergence:
         slow = [a for a in self._ledger.attempts.open_of_plan(self._plan.id) if a.slow_since is not None]
         if slow:
             self._machine.poll(self._plan.llm, attempts=[a for a in slow if a.state is AttemptState.SUBMITTED])
+
+    def _no_longer_slow(self, attempt: Attempt) -> None:
+        """No run is sent for a batch that nobody can look at."""
+        if attempt.slow_since is not None:
+            with contextlib.suppress(StaleFenceError):
+                self._ledger.attempts.note(attempt, slow_since=None)
 
     def _stop_at_once(self, error: ProviderError) -> None:
         """A server that can't take a run's very first file is a mistake in the set-up, not a passing trouble."""

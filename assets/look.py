@@ -73,14 +73,13 @@ def _missing(
     engine = connect()
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     manifests = [home.manifest(name) for _, name in snapshot.open_manifests]
-    doublings = ledger.looks.doublings(plan.task)
-    unanswered = unanswered_sql(
-        "request", manifests, *answers_of(home, snapshot), doublings=doublings, tries=plan.max_attempts
-    )
+    room = ledger.looks.room(plan.task)
+    unanswered = unanswered_sql("request", manifests, *answers_of(home, snapshot), room=room, tries=plan.max_attempts)
     # One limit per file; within it, requests stay in the order of the source.
+    order = "ORDER BY limit_factor, n" if room.doublings else ""
     engine.execute(f"""
         CREATE TEMP TABLE missing AS
-        SELECT row_number() OVER ({"ORDER BY limit_factor, n" if doublings else ""}) - 1 AS n, key, bytes, limit_factor
+        SELECT row_number() OVER ({order}) - 1 AS n, key, bytes, limit_factor
         FROM (SELECT *, row_number() OVER () AS n FROM ({unanswered}))
     """)
     found = engine.execute("SELECT bytes, limit_factor FROM missing ORDER BY n").fetchnumpy()
@@ -139,8 +138,8 @@ def unfinished(ledger: Ledger, plan: Plan) -> int:
     engine.execute(f"CREATE TEMP VIEW request AS FROM {parquet([home.requests(plan.id)], REQUEST_COLUMNS)}")
     try:
         answers = answers_of(home, ledger.looks.snapshot(plan.task))
-        doublings = ledger.looks.doublings(plan.task)
-        missing = unanswered_sql("request", [], *answers, doublings=doublings, tries=plan.max_attempts)
+        room = ledger.looks.room(plan.task)
+        missing = unanswered_sql("request", [], *answers, room=room, tries=plan.max_attempts)
         return int(rows(engine, f"SELECT count(*) FROM ({missing})")[0][0])
     except duckdb.Error as error:
         raise readable(error, home.folder) from error

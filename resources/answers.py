@@ -16,7 +16,7 @@ from .ledger import AnswersFile, Attempt, Incident, Ledger, Snapshot
 from .providers.openai_wire import OPENAI_WIRE
 from .providers.wire import Wire
 from .providers.wires import WIRES
-from .request import MAX_TRIES, RequestSpec
+from .request import MAX_TRIES, RequestSpec, Room
 from .result_lines import read_results
 
 COLUMNS = (
@@ -25,6 +25,7 @@ COLUMNS = (
 )
 MANIFEST_COLUMNS = "row BIGINT, key VARCHAR"
 
+_NO_ROOM = Room()
 MAX_UNRUN = 5
 """Batches that ended before a key's turn; nothing was paid for it, but it can't go on for ever."""
 
@@ -168,7 +169,7 @@ def unanswered_sql(
     answers: Sequence[Path],
     forgiven: Sequence[Path] = (),
     *,
-    doublings: int = 0,
+    room: Room = _NO_ROOM,
     tries: int = MAX_TRIES,
 ) -> str:
     """SQL for the keys of relation ``keys`` that are neither open, nor answered, nor given up.
@@ -178,30 +179,35 @@ def unanswered_sql(
         open_manifests: Of attempts that are under way.
         answers: The task's answers files.
         forgiven: Those of them whose failures don't count.
-        doublings: How often the limit may be doubled for what was cut off; a column ``limit_factor`` says how much
-            larger it has to be. What was cut off at the largest one would only be cut off again.
+        room: For what was cut off; a column ``limit_factor`` says how much larger the limit has to be. What was cut off
+            with all the room there is would only be cut off again.
         tries: Answers that came back unusable this often make a key final.
     """
-    cut_off = f"SELECT key, count(*) AS times FROM {parquet(answers, COLUMNS)} WHERE outcome = 'truncated' GROUP BY key"
-    factor = f"1::BIGINT << least(coalesce(cut_off.times, 0), {doublings})" if doublings else "1::BIGINT"
+    factor = f"1::BIGINT << least(coalesce(cut_off.times, 0), {room.doublings})" if room.doublings else "1::BIGINT"
     return f"""
         SELECT {keys}.*, {factor} AS limit_factor FROM {keys}
-        ANTI JOIN ({_final_sql(answers, forgiven, doublings, tries)}) AS final ON final.key = {keys}.key
+        ANTI JOIN ({_final_sql(answers, forgiven, room, tries)}) AS final ON final.key = {keys}.key
         ANTI JOIN (SELECT key FROM {parquet(open_manifests, MANIFEST_COLUMNS)}) AS open ON open.key = {keys}.key
-        {f"LEFT JOIN ({cut_off}) AS cut_off ON cut_off.key = {keys}.key" if doublings else ""}
+        {f"LEFT JOIN ({_cut_off_sql(answers)}) AS cut_off ON cut_off.key = {keys}.key" if room.doublings else ""}
     """
 
 
 def given_up_sql(
-    answers: Sequence[Path], forgiven: Sequence[Path] = (), *, doublings: int = 0, tries: int = MAX_TRIES
+    answers: Sequence[Path], forgiven: Sequence[Path] = (), *, room: Room = _NO_ROOM, tries: int = MAX_TRIES
 ) -> str:
     """SQL for the keys that won't be asked again although they have no answer: refused, or failed too often."""
-    return f"SELECT key FROM ({_final_sql(answers, forgiven, doublings, tries)}) WHERE NOT answered"
+    final = _final_sql(answers, forgiven, room, tries)
+    return f"SELECT key FROM ({final}) GROUP BY key HAVING NOT bool_or(answered)"
 
 
-def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], doublings: int, tries: int) -> str:
+def _cut_off_sql(answers: Sequence[Path]) -> str:
+    return f"SELECT key, count(*) AS times FROM {parquet(answers, COLUMNS)} WHERE outcome = 'truncated' GROUP BY key"
+
+
+def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], room: Room, tries: int) -> str:
     """Keys that aren't asked again; of the files that are `forgiven`, all of them in `answers`, only answers count."""
     counted = parquet([path for path in answers if path not in set(forgiven)], COLUMNS)
+    cut_off = _cut_off_sql(answers)
     return f"""
         SELECT key, bool_or(outcome = 'ok') AS answered
         FROM (
@@ -210,14 +216,18 @@ def _final_sql(answers: Sequence[Path], forgiven: Sequence[Path], doublings: int
         )
         GROUP BY key HAVING
             bool_or(outcome IN ('ok', 'refused', 'gone'))
-            OR count(*) FILTER (outcome = 'truncated') > {doublings}
+            OR count(*) FILTER (outcome = 'truncated') > {room.doublings}
             OR count(*) FILTER (outcome <> 'expired') >= {tries}
             OR count(*) >= {max(tries, MAX_UNRUN)}
+        {f"UNION ALL SELECT key, false FROM ({cut_off}) WHERE times > {room.doublings}" if room.is_all else ""}
     """
 
 
 def best_sql(answers: Sequence[Path]) -> str:
-    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last; and its tries."""
+    """SQL for one row per answered key: its first ok answer if there is one, else how it failed last; and its tries.
+
+    A part of an answer says more than that nobody gave it more room.
+    """
     listed = ", ".join(f"({number}, {literal(str(path))})" for number, path in enumerate(answers))
     if not listed:
         return f"SELECT *, NULL::BIGINT AS tries FROM {parquet([], COLUMNS)}"
@@ -228,6 +238,7 @@ def best_sql(answers: Sequence[Path]) -> str:
         QUALIFY row_number() OVER (
             PARTITION BY key ORDER BY
                 outcome <> 'ok',
+                outcome <> 'truncated' OR answer IS NULL,
                 CASE outcome WHEN 'ok' THEN n ELSE -n END
         ) = 1
     """

@@ -6,6 +6,10 @@ the first usable answer of a request wins, wherever it comes from.
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
 from .errors import ProviderError, StaleFenceError
 from .file_names import digest
 from .home import Home
@@ -17,6 +21,8 @@ from .result_lines import lines_of
 
 HORIZON_SECONDS = 48 * 3600.0
 """How long after its intent a create is looked for."""
+_PATIENCE_SECONDS = 36 * 3600.0
+"""How long after its intent all that its batch counts is waited for; then there is time left to keep what there is."""
 
 
 class LateArrivals:
@@ -124,22 +130,51 @@ class LateArrivals:
         if not batch.phase.ended:
             stop(self._provider, [batch])
             return
-        if batch.lacks_files and self._may_be_found(attempt, link):
+        if batch.lacks_files and self._has_time(attempt, link):
             return  # they may trail its end
         folder = home.late_results(attempt.id, digest(link.batch_id))
-        paths = self._provider.fetch(batch, folder)
-        if sum(1 for path in paths for _ in lines_of(path)) < batch.completed + batch.failed:
-            # One that was cut at the end of a line looks whole. Both are kept: another worker may be reading.
-            paths = self._provider.fetch(batch, folder / "again")
+        paths = self._whole(batch, folder, is_last=not self._has_time(attempt, link))
+        if paths is None:
+            return
         parsed = ResultFiles(self._ledger, attempt).read(paths, None, name=name)
         self._attempts.index_late(attempt, parsed.file)
         for incident in parsed.incidents(batch.id, folder):
             self._attempts.incident(incident.kind, incident.subject, incident.message)
 
-    def _may_be_found(self, attempt: Attempt, link: Link) -> bool:
-        """Whether creates of a late arrival's time are still looked for."""
+    def _whole(self, batch: Batch, folder: Path, *, is_last: bool) -> list[Path] | None:
+        """An ended batch's files, fetched anew if they lack what it counts as completed; None to look again later.
+
+        A file that was cut at the end of a line looks whole. What came first is kept, and is what there is if at the
+        last look there is no more.
+        """
+        try:
+            first = self._provider.fetch(batch, folder)
+        except ProviderError as error:
+            if not (is_last and error.is_gone):
+                raise
+            return sorted(folder.glob("*.jsonl"))
+        if _lines(first) >= batch.completed:
+            return first
+        anew = folder / self._ledger.clock.token()  # another worker may be at it, too
+        try:
+            paths = self._provider.fetch(batch, anew)
+        except ProviderError:
+            if is_last:
+                return first
+            raise
+        if _lines(paths) >= batch.completed:
+            return paths
+        shutil.rmtree(anew, ignore_errors=True)
+        return first if is_last else None
+
+    def _has_time(self, attempt: Attempt, link: Link) -> bool:
+        """Whether a late arrival's files may be waited for."""
         (send,) = (send for send in self._attempts.sends(attempt.id) if send.token == link.token)
-        return not has_come(send.t0 + HORIZON_SECONDS, self._ledger.clock.now(), HORIZON_SECONDS)
+        return not has_come(send.t0 + _PATIENCE_SECONDS, self._ledger.clock.now(), HORIZON_SECONDS)
+
+
+def _lines(paths: Sequence[Path]) -> int:
+    return sum(1 for path in paths for _ in lines_of(path))
 
 
 def late_name(attempt: Attempt, batch_id: str) -> str:

@@ -102,7 +102,7 @@ def too_few(attempt: Attempt, now: float, batches: Sequence[Batch], lines: int) 
     if lines >= counted or not (early or not (attempt.message or "").startswith(_SHORT)):
         return None
     said = f"{_SHORT}: {lines} of {counted} that the provider counts. They are fetched once more."
-    return {"due": now + max(15.0, since / 2), "message": said}
+    return {"due": now + (max(15.0, since / 2) if early else 15.0), "message": said}
 
 
 def still_awaited(attempt: Attempt, now: float, lacking: Missing, paths: Sequence[Path]) -> ProviderError | None:

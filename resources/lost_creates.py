@@ -144,6 +144,8 @@ def in_another_account(ledger: Ledger, provider: BatchProvider, attempt: Attempt
         "was uploaded to it, so nobody can know whether its batch was made. Does the key belong to another "
         "organisation or project by now, or was the file deleted by hand?"
     )
+    if attempt.message != message and not provider.shows_files():
+        return None  # it has no such route, so that its 404 doesn't speak of the file
     ledger.attempts.incident("another account", attempt.id, message)
     return message
 

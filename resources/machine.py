@@ -28,6 +28,8 @@ CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
 _RECONCILE_SECONDS = 15.0
 _LOOKS_AT_ONCE = 100
+_WRONG = {400, 413, 422}
+"""HTTP statuses that say that what was asked can't be done, not who asks or what it costs."""
 
 
 class BatchMachine:
@@ -123,12 +125,12 @@ class BatchMachine:
 
     def _refused(self, attempt: Attempt, error: RefusedError) -> None:
         """A final no, unpaid; only that a limit can't be larger is none to the table, whose rows then stay cut off."""
-        larger = attempt.limit_factor > 1 and is_of_limit(error.message)
+        asks_wrong = error.status in _WRONG or not error.status
+        larger = attempt.limit_factor > 1 and asks_wrong and is_of_limit(error.message)
         if larger:
             said = f"{error.message} Its {attempt.rows} rows were cut off before, and stay so."
             self._attempts.incident("limit refused", attempt.batch_id or attempt.id, said)
-        ended = {"message": error.message, "closed_at": self._clock.now(), "lease_until": 0.0}
-        self._attempts.move(attempt, AttemptState.REFUSED, **ended)
+        self._attempts.refuse(attempt, error.message)
         if not larger:
             raise error
 
@@ -148,7 +150,8 @@ class BatchMachine:
         ]
         batch = found[0][0]
         first_look = self._clock.now() + self._providers[attempt.llm].profile.poll_seconds[0]
-        return self._attempts.adopt(attempt, links, due=first_look, lease_until=0.0, message=None, **batch.progress)
+        told = {"message": None, "slow_since": None, **batch.progress}
+        return self._attempts.adopt(attempt, links, due=first_look, lease_until=0.0, **told)
 
     # ---- creating → ambiguous → submitted, or planned again ---------------------------------------------------
 
@@ -166,12 +169,11 @@ class BatchMachine:
             provider = self._providers[unsure.llm]
             try:
                 seen = look_for(self.ledger, provider, unsure, sends)
-                if unsure.slow_since is not None:
-                    unsure = self._attempts.note(unsure, slow_since=None)
                 if seen.found:
                     self._choose(unsure, seen.found)
                 elif seen.undecided:
-                    self._attempts.release(unsure, due=self._clock.now() + provider.profile.poll_seconds[1])
+                    due = self._clock.now() + provider.profile.poll_seconds[1]
+                    self._attempts.release(unsure, due=due, slow_since=None)
                 else:
                     self._absent(unsure, sends[-1], seen.listing)
             except ProviderError as error:
@@ -213,10 +215,10 @@ class BatchMachine:
         if safe and (doubt := in_another_account(self.ledger, self._providers[attempt.llm], attempt, send)):
             safe, wait = False, {"due": self._clock.now() + profile.poll_seconds[1], "message": doubt}
         if safe:
-            nothing = {"file_id": None, "revoked_at": None, "message": None}
+            nothing = {"file_id": None, "revoked_at": None, "message": None, "slow_since": None}
             self._attempts.move(attempt, AttemptState.PLANNED, lease_until=0.0, **nothing)
         else:
-            self._attempts.release(attempt, **wait)
+            self._attempts.release(attempt, slow_since=None, **wait)
 
     def sweep(self, llm: str) -> int:
         """Look for batches whose creates had been given up, and keep what they answered; gives how many there were."""
@@ -316,7 +318,8 @@ class BatchMachine:
         whole = lost.keys().isdisjoint(batch.id for batch in batches)  # else some files can't be fetched once more
         if whole and (again := too_few(attempt, self._clock.now(), batches, parsed.lines)):
             # A file that was cut at the end of a line looks whole, and the rows beyond would be asked and paid again.
-            files.remove(parsed, paths)
+            files.remove(parsed)
+            files.set_aside(paths)
             self._attempts.release(attempt, **again)
         elif not lost and parsed.unknown == parsed.lines > 0 and self._is_foreign(attempt, batches):
             files.remove(parsed, paths)
@@ -329,6 +332,9 @@ class BatchMachine:
                     f"Results of batch {name} can't be had from the provider any more ({error.message}). Rows that "
                     "nothing else answers have no answer and are not asked again by themselves.",
                 )
+            if lost or parsed.lines < sum(batch.completed for batch in batches):
+                files.remove(parsed)
+                parsed = files.read(files.all_that_came(paths), "gone" if lost else outcome_of_absent(batches))
             self._close(attempt, files, parsed)
 
     def _close(self, attempt: Attempt, files: ResultFiles, parsed: Parsed) -> None:

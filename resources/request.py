@@ -24,6 +24,19 @@ MAX_DOUBLINGS = 6
 """Of an output limit: tries and retries may be many, and no model writes that much."""
 
 
+@dataclass(frozen=True)
+class Room:
+    """How much more room an answer may get that was cut off.
+
+    Attributes:
+        doublings: How often the task's limit may be doubled; never where it sets none.
+        is_all: Whether the provider has refused more, so that what was cut off with all of it is final.
+    """
+
+    doublings: int = 0
+    is_all: bool = False
+
+
 class Operation(StrEnum):
     """Which kind of endpoint answers a request."""
 
@@ -79,8 +92,9 @@ class RequestSpec:
 
 
 def is_of_limit(refusal: str) -> bool:
-    """Whether a provider's words name a parameter that bounds an answer."""
-    return any(name in refusal for name in LIMITS)
+    """Whether a provider's words speak of how long an answer may be."""
+    words = refusal.lower().replace("_", " ")
+    return any(name.replace("_", " ") in words for name in (*LIMITS, "context length", "context window"))
 
 
 def _is_count(value: Any) -> bool:

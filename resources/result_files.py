@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import blake2b
 from pathlib import Path
 
 import duckdb
@@ -12,6 +14,7 @@ from .errors import ProviderError
 from .home import Home
 from .ledger import Attempt, Ledger
 from .providers.protocol import Batch, BatchProvider, Phase
+from .result_lines import lines_of
 
 Missing = dict[str, ProviderError]
 """What can't be had of an attempt's batches, by their names: the survivor's only if it isn't there, a duplicate's
@@ -19,6 +22,9 @@ whatever the provider said."""
 
 OF_DUPLICATE = "Duplicate"
 """How an error about one that can't be had begins."""
+
+
+_ASIDE = ".short.jsonl"
 
 
 def missing(name: str, error: ProviderError, *, survives: bool) -> ProviderError:
@@ -85,6 +91,31 @@ class ResultFiles:
             return parse_attempt(self._ledger, self._attempt, paths, name=name, absent=absent)
         except (duckdb.Error, OSError) as error:
             raise readable(error, self._home.folder) from error
+
+    def set_aside(self, paths: Sequence[Path]) -> None:
+        """Make room for files to be fetched once more; see `all_that_came`."""
+        for path in paths:
+            if not path.name.endswith(_ASIDE):
+                with suppress(FileNotFoundError):  # another worker, which slept beyond its lease, was here before
+                    path.replace(path.with_name(f"{path.stem}.{self._ledger.clock.token()}{_ASIDE}"))
+
+    def all_that_came(self, paths: Sequence[Path]) -> list[Path]:
+        """These files with those of before that were fetched once more, each line once; what came first may be more."""
+        before = sorted(self.folder.rglob(f"*{_ASIDE}"))
+        if not before:
+            return list(paths)
+        merged = self.folder / f"{self._ledger.clock.token()}{_ASIDE}"
+        seen: set[bytes] = set()
+        try:
+            with merged.open("wb") as out:
+                for line in (line.rstrip(b"\r\n") for path in [*paths, *before] for line in lines_of(path)):
+                    known = blake2b(line, digest_size=16).digest()
+                    if known not in seen:
+                        seen.add(known)
+                        out.write(line + b"\n")
+        except OSError as error:
+            raise readable(error, self._home.folder) from error
+        return [merged]
 
     def remove(self, parsed: Parsed, paths: Sequence[Path] = ()) -> None:
         """Remove an answers file that the ledger doesn't name, and what it was read from."""

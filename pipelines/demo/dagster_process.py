@@ -19,9 +19,11 @@ from .settings import STATE, environment
 _START_SECONDS = 120.0
 _STOP_SECONDS = 20.0
 
-# Telemetry is off; four runs at once are enough on a laptop.
+# Telemetry and the newsletter's dialog are off; four runs at once are enough on a laptop.
 _INSTANCE = """\
 telemetry:
+  enabled: false
+nux:
   enabled: false
 concurrency:
   runs:

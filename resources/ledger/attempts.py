@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, RowMapping, Select, select
+from sqlalchemy import ColumnElement, Connection, RowMapping, select
 
 from ..errors import ProtocolError, StaleFenceError, StorageError
 from ..request import TaskHash
@@ -35,8 +35,9 @@ from .statements import (
     TAKE_ATTEMPT,
     due_attempts,
     fenced_update,
+    only_wanted_by,
 )
-from .states import LEGAL, AttemptState, PlanState
+from .states import LEGAL, AttemptState
 
 _T = schema.attempt
 
@@ -257,6 +258,13 @@ class Attempts:
             insert_new(c, schema.answers, _answers_row(c, attempt, answers, self._db.clock.now()))
 
     @persistent
+    def refuse(self, attempt: Attempt, message: str) -> Attempt:
+        """→ refused: the provider's final no, unpaid; later than any `retry`, which forgives what is older."""
+        with self._db.write() as c:
+            ended = {"closed_at": _after_retries(c, attempt, self._db.clock.now()), "lease_until": 0.0}
+            return _move(c, attempt, AttemptState.REFUSED, {"message": message, **ended})
+
+    @persistent
     def close(self, attempt: Attempt, answers: AnswersFile) -> Attempt:
         """submitted → answered; the answers file must be durable already."""
         now = self._db.clock.now()
@@ -325,19 +333,6 @@ class Attempts:
             return [(row.at, row.kind, row.subject, row.message) for row in rows]
 
 
-def wanted(*besides: str) -> Select[tuple[str]]:
-    """Attempts for which an open plan waits, besides these."""
-    w, p = schema.plan_attempt, schema.plan
-    open_ = select(w.c.attempt).join(p, p.c.id == w.c.plan).where(p.c.state == PlanState.OPEN)
-    return open_.where(p.c.id.not_in(besides))
-
-
-def only_wanted_by(plan: str) -> tuple[ColumnElement[bool], ...]:
-    """The conditions that a plan waits for an attempt, and no other open one does."""
-    mine = select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)
-    return _T.c.id.in_(mine), _T.c.id.not_in(wanted(plan))
-
-
 def void_unsent(c: Connection, plan: str, now: float) -> int:
     """End what only this plan wants and was never sent; the fence moves, so who is about to send it doesn't."""
     unsent = select(_T).where(_T.c.state == AttemptState.PLANNED, *only_wanted_by(plan))
@@ -353,9 +348,13 @@ def _last_linked(c: Connection, attempt: Attempt) -> float:
     return c.execute(LAST_LINKED, {"of": attempt.id}).scalar_one() or 0.0
 
 
-def _answers_row(c: Connection, attempt: Attempt, answers: AnswersFile, now: float) -> dict[str, Any]:
-    # A `retry` forgives what is older; one that a clock ahead has dated must not forgive for days.
+def _after_retries(c: Connection, attempt: Attempt, now: float) -> float:
+    """Now, but after any `retry`: it forgives what is older, and one that a clock ahead has dated must not for days."""
     retried = c.execute(LAST_RETRY, {"of": attempt.task}).scalar_one() or 0.0
+    return max(now, math.nextafter(retried, math.inf))
+
+
+def _answers_row(c: Connection, attempt: Attempt, answers: AnswersFile, now: float) -> dict[str, Any]:
     return {
         "file": answers.file,
         "task": attempt.task,
@@ -364,7 +363,7 @@ def _answers_row(c: Connection, attempt: Attempt, answers: AnswersFile, now: flo
         "input_tokens": answers.input_tokens,
         "output_tokens": answers.output_tokens,
         "unmetered": answers.unmetered,
-        "at": max(now, math.nextafter(retried, math.inf)),
+        "at": _after_retries(c, attempt, now),
     }
 
 

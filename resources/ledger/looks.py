@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 
 from sqlalchemy import Connection, select, update
 
-from ..request import MAX_DOUBLINGS, RequestSpec, TaskHash, is_of_limit
+from ..request import MAX_DOUBLINGS, RequestSpec, Room, TaskHash
 from . import schema
 from .attempts import Attempt
 from .connect import Database, persistent, was_cut_off
@@ -64,16 +64,17 @@ class Looks:
             return RequestSpec.from_json(c.execute(TASK_SPEC, {"of": task}).scalar_one())
 
     @persistent
-    def doublings(self, task: TaskHash) -> int:
-        """How often the output limit may be doubled for answers that it cut off; never where the task sets none.
+    def room(self, task: TaskHash) -> Room:
+        """How much more room there is for answers that were cut off.
 
-        A provider that has refused a larger one isn't asked for that again, but after a person's `retry`.
+        A provider that has refused a limit isn't asked for that again, but after a person's `retry`.
         """
         if self.spec(task).limit is None:
-            return 0
+            return Room()
         with self._db.read() as c:
-            refused = [row.limit_factor for row in c.execute(LIMITS_REFUSED, {"of": task}) if is_of_limit(row.message)]
-        return min((factor.bit_length() - 2 for factor in refused), default=MAX_DOUBLINGS)
+            refused = [row.limit_factor for row in c.execute(LIMITS_REFUSED, {"of": task})]
+        least = min((factor.bit_length() - 2 for factor in refused), default=MAX_DOUBLINGS)
+        return Room(least, is_all=bool(refused))
 
     @persistent
     def take(self, task: TaskHash, owner: str) -> bool:

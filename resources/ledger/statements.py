@@ -110,11 +110,27 @@ COUNT_ASKED = update(_P).where(_P.c.id == _OF).values(asked=_P.c.asked + bindpar
 OPEN_MANIFESTS = select(_T.c.id, _T.c.manifest).where(_T.c.task == _OF, _T.c.state.in_(OPEN_ATTEMPTS))
 ANSWERS_OF_TASK = select(_A.c.file, _A.c.at).where(_A.c.task == _OF).order_by(_A.c.at, _A.c.file)
 LAST_RETRY = select(func.max(schema.retry.c.at)).where(schema.retry.c.task == _OF)
+_I = schema.incident
+_REFUSED = select(_I.c.subject).where(_I.c.kind == "limit refused")
 LIMITS_REFUSED = (
-    select(_T.c.limit_factor, _T.c.message)
+    select(_T.c.limit_factor)
     .where(_T.c.task == _OF, _T.c.state == AttemptState.REFUSED, _T.c.limit_factor > 1)
+    .where(func.coalesce(_T.c.batch_id, _T.c.id).in_(_REFUSED))
     .where(_T.c.closed_at > func.coalesce(LAST_RETRY.scalar_subquery(), 0.0))
 )
+
+
+def wanted(*besides: str) -> Select[tuple[str]]:
+    """Attempts for which an open plan waits, besides these."""
+    w, p = schema.plan_attempt, schema.plan
+    open_ = select(w.c.attempt).join(p, p.c.id == w.c.plan).where(p.c.state == PlanState.OPEN)
+    return open_.where(p.c.id.not_in(besides))
+
+
+def only_wanted_by(plan: str) -> tuple[ColumnElement[bool], ...]:
+    """The conditions that a plan waits for an attempt, and no other open one does."""
+    mine = select(schema.plan_attempt.c.attempt).where(schema.plan_attempt.c.plan == plan)
+    return _T.c.id.in_(mine), _T.c.id.not_in(wanted(plan))
 
 
 @cache

@@ -8,12 +8,13 @@ from sqlalchemy import func, insert, select, update
 
 from ..request import TaskHash
 from . import schema
-from .attempts import AnswersFile, AttemptId, only_wanted_by, void_unsent, wanted
+from .attempts import AnswersFile, AttemptId, void_unsent
 from .connect import Database, persistent
 from .high_water import noted_sends, older, sends_in
 from .new_rows import insert_new
 from .plans import PlanId
-from .states import OPEN_ATTEMPTS, PlanState
+from .statements import only_wanted_by, wanted
+from .states import OPEN_ATTEMPTS, AttemptState, PlanState
 
 _A, _P = schema.attempt, schema.plan
 
@@ -54,12 +55,16 @@ class Upkeep:
 
     @persistent
     def ask_again(self, task: TaskHash, keys: int) -> None:
-        """From now on the failures that a task has in its answers files don't count; its answers do."""
+        """From now on the failures that a task has in its answers files don't count; its answers do.
+
+        Nor do limits that were refused.
+        """
         r, s = schema.retry, schema.answers
+        refused = select(func.max(_A.c.closed_at)).where(_A.c.task == task, _A.c.state == AttemptState.REFUSED)
         with self._db.write() as c:
-            # A clock that was ahead may have dated a file later than now.
+            # A clock that was ahead may have dated either later than now.
             newest = c.execute(select(func.max(s.c.at)).where(s.c.task == task)).scalar_one()
-            at = max(self._db.clock.now(), newest or 0.0)
+            at = max(self._db.clock.now(), newest or 0.0, c.execute(refused).scalar_one() or 0.0)
             c.execute(insert(r).values(task=task, at=at, keys=keys))
 
     @persistent

@@ -49,7 +49,7 @@ def given_up(ledger: Ledger, table: str) -> list[GivenUp]:
 
 def _of_task(ledger: Ledger, task: TaskHash, tries: int) -> GivenUp:
     home, snapshot, spec = Home(ledger.home), ledger.looks.snapshot(task), ledger.looks.spec(task)
-    keys_sql = given_up_sql(*answers_of(home, snapshot), doublings=ledger.looks.doublings(task), tries=tries)
+    keys_sql = given_up_sql(*answers_of(home, snapshot), room=ledger.looks.room(task), tries=tries)
     try:
         keys = rows(connect(), f"SELECT count(*) FROM ({keys_sql})")[0][0]
     except duckdb.Error as error:

@@ -281,7 +281,7 @@ class HttpClient:
 
 
 def _in_haste(error: Exception) -> bool:
-    return isinstance(error, httpx.TimeoutException) and not math.isinf(_UNTIL.get())
+    return isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout) and not math.isinf(_UNTIL.get())
 
 
 def _host(base_url: str) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from ..clock import Clock
@@ -15,6 +17,8 @@ from .protocol import Batch, Phase, Problem
 from .replies import an_object, count, id_of, items_of, mapping, path_part, seconds
 
 TOKEN_KEY = "batch_llm_token"  # noqa: S105 - the metadata key that marks a batch as ours, not a secret
+
+_A_MOMENT = 2.0
 
 _PHASES = {
     "validating": Phase.QUEUED,
@@ -69,19 +73,29 @@ class OpenAIShape(HttpProvider):
         return parse_batch(reply.body)
 
     def has_file(self, file_id: str) -> bool:
-        said = self._why_not(f"/files/{path_part(file_id)}")
-        # A server that says the same of a path that nobody has doesn't speak of the file, but of a route.
-        return said is None or said == self._why_not(f"/no-such-route/{path_part(file_id)}")
-
-    def _why_not(self, path: str) -> str | None:
-        """What a server says of a path that it doesn't have, without the path; None if it has it, or can't say."""
         try:
-            self._http.get(path)
+            self._http.get(f"/files/{path_part(file_id)}")
         except ProviderError as error:
             if error.status not in {404, 405, 410, 501}:
                 raise
-            return error.message.replace(path, "") if error.is_gone else None
-        return None
+            return not error.is_gone
+        return True
+
+    def shows_files(self) -> bool:
+        with tempfile.TemporaryDirectory(prefix="batch_llm_") as scratch:
+            probe = Path(scratch) / "probe.jsonl"
+            probe.write_text("{}\n")
+            try:
+                file_id = self.upload(probe, probe.name)
+            except RefusedError:  # a server that reads what is uploaded
+                return True
+        shown = self.has_file(file_id)
+        if not shown:  # it may take a moment
+            self._clock.sleep(_A_MOMENT)
+            shown = self.has_file(file_id)
+        with suppress(ProviderError):
+            self.delete_file(file_id)
+        return shown
 
     def delete_file(self, file_id: str) -> None:
         try:

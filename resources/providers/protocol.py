@@ -150,6 +150,10 @@ class BatchProvider(Protocol):
         """Whether the account has an uploaded file; a server that can't say so is believed to have it."""
         ...
 
+    def shows_files(self) -> bool:
+        """Whether it would say that it has a file; found out by uploading one of no use, and deleting it again."""
+        ...
+
     def delete_file(self, file_id: str) -> None:
         """Delete an uploaded file; one that is gone already is fine."""
         ...

@@ -256,6 +256,9 @@ class FakeProvider:
         self._server.calls["has_file"] += 1
         return self._server.has(file_id)
 
+    def shows_files(self) -> bool:
+        return True
+
     def delete_file(self, file_id: str) -> None:
         self._server.calls["delete_file"] += 1
         self._server.delete(file_id)

@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.errors import RefusedError
+from dagster_batch_llm.resources.ledger import schema
+from dagster_batch_llm.resources.ledger.connect import Database
 from dagster_batch_llm.resources.operations import ask_again, given_up
 from dagster_batch_llm.resources.providers.protocol import Batch
+from sqlalchemy import update
 
 from .conftest import House, failure
-from .fake_provider import FakeProvider, FakeServer, Rule, answered, by_first_label, prompt_of
+from .fake_provider import FakeProvider, FakeServer, Rule, answered, by_first_label, errored, prompt_of
 from .test_body import moods, reviews
 
 
@@ -27,15 +31,18 @@ def cut_off_below(tokens: int) -> Rule:
     return rule
 
 
-def reject_more_than(tokens: int, why: str, monkeypatch: pytest.MonkeyPatch, *, at_once: bool = False) -> None:
+def reject_more_than(
+    tokens: int, why: str, monkeypatch: pytest.MonkeyPatch, *, at_once: bool = False, status: int = 400
+) -> None:
     """A batch with a row that may be longer fails as a whole, with these words; or its create is refused with them."""
     create = FakeServer.create
 
     def created(server: FakeServer, file_id: str, token: str) -> Batch:
         bodies = [json.loads(line)["body"] for line in server.content(file_id).splitlines()]
-        server.rejects = why if any(body["max_tokens"] > tokens for body in bodies) else None
-        if server.rejects and at_once:
-            raise RefusedError(why, status=400)
+        too_much = any(body["max_tokens"] > tokens for body in bodies)
+        if too_much and at_once:
+            raise RefusedError(why, status=status)
+        server.rejects = why if too_much else None
         return create(server, file_id, token)
 
     monkeypatch.setattr(FakeServer, "create", created)
@@ -89,6 +96,37 @@ def test_a_provider_that_takes_no_larger_limit_does_not_keep_the_table_away(
     house.server.forget()
     house.done(reviews("a", "b", "c"), limited)
     assert house.server.requests == []
+
+
+@pytest.mark.parametrize("status", [401, 402, 403])
+def test_a_refusal_of_who_asks_is_none_of_the_limit_although_it_may_name_it(
+    house: House, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    house.server.rule = cut_off_below(20)
+    with monkeypatch.context() as once:
+        reject_more_than(10, "more credits, or fewer max_tokens", once, at_once=True, status=status)
+        assert "fewer max_tokens" in failure(house.run(reviews("a", "b"), moods(parameters={"max_tokens": 10})))
+    house.done(reviews("a", "b"), moods(parameters={"max_tokens": 10}))
+    assert house.rows("moods", "status") == [("ok",), ("ok",)]
+
+
+def test_a_larger_limit_is_known_to_be_refused_although_the_parameter_is_not_named(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.server.rule = cut_off_below(1_000)
+    reject_more_than(10, "This model's maximum context length is 8192 tokens.", monkeypatch, at_once=True)
+    house.done(reviews("a", "b"), moods(parameters={"max_tokens": 10}))
+    assert house.rows("moods", "id, status") == [(1, "ok"), (2, "truncated")]
+
+
+def test_where_a_row_is_refused_for_its_larger_limit_the_table_keeps_what_was_cut_off(house: House) -> None:
+    below = cut_off_below(1_000)
+    refused = errored("invalid_value", "max_tokens is too large: 20", status=400)
+    house.server.rule = lambda prompt, body: refused if body["max_tokens"] > 10 else below(prompt, body)
+    house.done(reviews("a", "b"), moods(parameters={"max_tokens": 10}))
+    assert limits(house) == [("a", 10), ("b", 10), ("b", 20)]
+    _, (status, error) = house.rows("moods", "status, error", order="id")
+    assert (status, error.split("\n")[-1]) == ("truncated", 'The answer was: {"label": "go')
 
 
 def test_a_limit_that_was_refused_is_not_tried_again_but_smaller_ones_are(
@@ -176,3 +214,37 @@ def test_a_key_that_is_revoked_while_a_batch_is_out_is_said_once_by_the_run(
     assert result.success
     logged = [entry.user_message for entry in house.instance.all_logs(result.run_id) if "401" in entry.user_message]
     assert logged == [f"fake: 401, {why}. It will be tried again." for why in ("revoked", "closed")]
+
+
+def test_a_limit_that_is_refused_after_a_retry_too_leaves_the_rows_as_they_are(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.server.rule = cut_off_below(1_000)
+    reject_more_than(20, "max_tokens is too large", monkeypatch, at_once=True)
+    limited = moods(parameters={"max_tokens": 10})
+    house.done(reviews("a", "b"), limited)
+    (found,) = given_up(house.ledger, "moods")
+    ask_again(house.ledger, found)
+    house.server.forget()
+    house.done(reviews("a", "b"), limited)
+    assert limits(house) == []
+    (found,) = given_up(house.ledger, "moods")
+    assert found.keys == 1
+
+
+def test_a_refusal_counts_although_a_clock_that_was_ahead_has_dated_the_retry(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.server.rule = cut_off_below(1_000)
+    reject_more_than(20, "max_tokens is too large", monkeypatch, at_once=True)
+    limited = moods(parameters={"max_tokens": 10})
+    house.done(reviews("a", "b"), limited)
+    with Database(house.ledger.home, SystemClock()).write() as c:
+        c.execute(update(schema.answers).values(at=schema.answers.c.at + 10 * 86_400.0))
+    (found,) = given_up(house.ledger, "moods")
+    ask_again(house.ledger, found)
+    for _ in range(2):
+        creates = house.server.calls["create"]
+        house.done(reviews("a", "b"), limited)
+        assert house.server.calls["create"] == creates + 1
+        ask_again(house.ledger, found)

@@ -37,9 +37,11 @@ def main() -> int:
     parser.add_argument("--match", default="", help="only points with this text in them")
     parser.add_argument("--most", type=int, default=1, help="how many passages of one step are struck")
     parser.add_argument("--seed", type=int, default=1, help="of the order")
-    parser.add_argument("--strike", type=Strike.parse, action="append", help="one world with this; may be repeated")
+    parser.add_argument("--strike", type=Strike.parse, action="append", help="one world of a scenario with these")
     parser.add_argument("--daemons", action="store_true", help="only Dagster's daemon, killed during backfills")
     args = parser.parse_args()
+    if args.strike and not args.scenario:
+        parser.error("--strike needs the --scenario in which it is done")
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="batch-llm-kills-", dir=memory if memory.exists() else None) as folder:
         if args.daemons:

@@ -88,8 +88,8 @@ class Agenda:
         self.targets.sort(key=lambda target: (same(target.strike) in begun, target.tries))
         chosen = self._chosen()
         self.targets = [target for target in self.targets if target not in chosen]
-        first = chosen[0].after if chosen[0].is_alone else ()
-        world = chosen[0].scenario, first + tuple(target.strike for target in chosen)
+        after = chosen[0].after if chosen[0].is_alone else ()
+        world = chosen[0].scenario, tuple(target.strike for target in chosen) + after
         self._out[world] = chosen
         return world
 

@@ -50,15 +50,16 @@ def _backfill(world: World) -> None:
 
 
 def _crowd(world: World) -> None:
-    """A backfill, a schedule's run of one partition and a person's of all, at once."""
+    """A backfill, a schedule's run of one partition and a person's of all, at once; who is to be struck begins."""
     _source(world)
     backfill = {"dagster/backfill": _new_backfill(world)}
     ends = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
-    for partition in PARTITIONS:
-        world.ask({"by_group"}, backfill | {"dagster/partition": partition}, role="partition")
-    scheduled = {"dagster/schedule_name": "nightly", "dagster/partition": PARTITIONS[1]}
-    world.ask({"by_group"}, scheduled, role="scheduled")
-    world.ask({"by_group"}, dict(zip(ends, (PARTITIONS[0], PARTITIONS[-1]), strict=True)), role="range")
+    runs = [("partition", backfill | {"dagster/partition": partition}) for partition in PARTITIONS]
+    runs.append(("scheduled", {"dagster/schedule_name": "nightly", "dagster/partition": PARTITIONS[1]}))
+    runs.append(("range", dict(zip(ends, (PARTITIONS[0], PARTITIONS[-1]), strict=True))))
+    first = [strike.point.role for strike in world.order.strikes[:1]]
+    for role, tags in sorted(runs, key=lambda run: run[0] not in first):
+        world.ask({"by_group"}, tags, role=role)
 
 
 def _new_backfill(world: World) -> str:

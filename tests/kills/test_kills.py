@@ -51,11 +51,11 @@ def test_a_strike_that_is_not_reached_in_company_gets_a_world_of_its_own_before_
     assert [target.strike for target in agenda.missed] == [b]
 
 
-def test_a_point_that_is_first_seen_after_a_strike_is_struck_at_last_in_a_world_that_begins_alike() -> None:
+def test_a_point_that_is_first_seen_after_a_strike_is_struck_at_last_in_a_world_that_has_the_same_strike() -> None:
     agenda, a, b, c = _agenda(), Strike("kill", A), Strike("kill", B), Strike("kill", C)
     _played(agenda, (a, b), passed=(A, B, C))
     assert [_played(agenda, ()) for _ in range(2)] == [(c,), (c,)]
     last = _played(agenda, (a, b, c))
-    assert set(last[:-1]) == {a, b}
-    assert last[-1] == c
+    assert last[0] == c
+    assert set(last[1:]) == {a, b}
     assert (agenda.targets, agenda.missed) == ([], [])

@@ -13,12 +13,11 @@ from dagster_batch_llm.assets.run import RunFacts, Waiting
 from dagster_batch_llm.pipelines.continuation import can_move
 from dagster_batch_llm.resources.ledger import Attempt, Plan, PlanState
 
-from ..resources.fake_openai import Serve, reply_lost
+from ..resources.fake_openai import Serve, reply_lost, request_lost
 from ..resources.world import World
 from .test_sensor import has_run, now, ticked, world
 
 __all__ = ["now", "world"]
-_SECONDS = 25.0
 
 
 class _Detached(Convergence):
@@ -43,15 +42,16 @@ def _collect(world: World, plan: Plan) -> None:
         pass
 
 
-@pytest.fixture
-def slow(now: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """Each word of the provider comes after 25 seconds, or too late."""
+@pytest.fixture(params=[25.0])
+def slow(now: World, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> World:
+    """Each word of the provider comes after so many seconds, or too late."""
+    seconds = request.param
 
-    def answer(request: httpx.Request, serve: Serve) -> httpx.Response:
-        patience = request.extensions["timeout"]["read"]
-        now.clock.sleep(min(_SECONDS, patience))
-        if patience < _SECONDS:
-            raise httpx.ReadTimeout("nothing came", request=request)
+    def answer(asked: httpx.Request, serve: Serve) -> httpx.Response:
+        patience = asked.extensions["timeout"]["read"]
+        now.clock.sleep(min(seconds, patience))
+        if patience < seconds:
+            raise httpx.ReadTimeout("nothing came", request=asked)
         return serve()
 
     monkeypatch.setattr(dg.DagsterInstance, "has_run", has_run)
@@ -80,6 +80,22 @@ def test_it_is_looked_at_by_a_run_that_has_the_time(slow: World, batches: int, i
             break
     assert _are_done(slow, plans)
     slow.paid_once(prompts)
+
+
+@pytest.mark.parametrize("slow", [18.0], indirect=True)
+def test_that_a_listing_comes_in_time_does_not_mean_that_all_that_is_asked_does(slow: World) -> None:
+    slow.server.on("POST /v1/batches", request_lost)
+    slow.machine().step(slow.ask(["one"]))
+    plans = slow.ledger.plans.find()
+    for _ in range(120):
+        ticked()
+        if can_move(slow.ledger, plans[0]) and not _are_done(slow, plans):
+            _collect(slow, plans[0])
+        slow.clock.sleep(60.0)
+        if _are_done(slow, plans):
+            break
+    assert _are_done(slow, plans)
+    slow.paid_once(["one"])
 
 
 def test_no_run_is_sent_while_ticks_may_still_do_it(slow: World) -> None:

@@ -70,9 +70,17 @@ def test_a_look_for_our_file_that_fails_is_repeated_before_anything_is_asked(wor
 def test_a_server_that_does_not_know_the_route_is_not_taken_for_one_that_has_lost_the_file(world: World) -> None:
     attempt = world.ask()
     world.server.on(CREATE, request_lost)
-    for route in ("files", "no-such-route"):
-        world.server.on(f"GET /v1/{route}/file-1", answers(404, f"Cannot GET /v1/{route}/file-1"))
+    world.server.on("GET /v1/files/", answers(404, "Not Found"), times=3)
     world.machine().send(attempt.id)
     world.finish(attempt)
     world.paid_once()
     assert world.ledger.attempts.incidents() == []
+
+
+@pytest.mark.usefixtures("lost")
+def test_a_file_is_uploaded_once_to_find_out_whether_an_account_shows_its_files_and_is_deleted(world: World) -> None:
+    assert world.server.other is not None
+    seen = world.server.other.seen
+    assert (seen.count("POST /v1/files"), seen.count("DELETE /v1/files/file-1")) == (1, 1)
+    assert world.server.other.files == {}
+    assert seen.count("GET /v1/files/file-1") > 5

@@ -19,7 +19,7 @@ from dagster_batch_llm.resources.answers import (
 )
 from dagster_batch_llm.resources.duck import connect, literal, parquet, rows
 from dagster_batch_llm.resources.operations.advice import ADVICE
-from dagster_batch_llm.resources.request import Operation, RequestSpec
+from dagster_batch_llm.resources.request import Operation, RequestSpec, Room
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -380,14 +380,15 @@ def test_a_refusal_is_final_and_other_failures_are_tried_a_few_times(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("doublings", "asked"), [(6, {"k0": 1, "k1": 4, "k2": 2}), (1, {"k0": 1, "k2": 2}), (0, {"k0": 1})]
+    ("room", "asked"),
+    [(Room(6), {"k0": 1, "k1": 4, "k2": 2}), (Room(1, is_all=True), {"k0": 1, "k2": 2}), (Room(), {"k0": 1})],
 )
-def test_a_larger_limit_is_tried_where_there_is_one(tmp_path: Path, doublings: int, asked: dict[str, int]) -> None:
+def test_a_larger_limit_is_tried_where_there_is_one(tmp_path: Path, room: Room, asked: dict[str, int]) -> None:
     tries = [[("k1", "truncated"), ("k2", "truncated")], [("k0", "invalid"), ("k1", "truncated"), ("k2", "errored")]]
     files = [_answers(tmp_path, number, pairs) for number, pairs in enumerate(tries)]
     engine = connect()
     engine.execute("CREATE TABLE request AS SELECT unnest(['k0', 'k1', 'k2']) AS key")
-    query = unanswered_sql("request", [], files, doublings=doublings)
+    query = unanswered_sql("request", [], files, room=room)
     assert dict(rows(engine, f"SELECT key, limit_factor FROM ({query})")) == asked
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from dagster_batch_llm.resources.ledger import Attempt, AttemptState, PlanState
 from dagster_batch_llm.resources.machine import BatchMachine
 
 from .effects import Died, Effects
-from .fake_openai import Serve, chat_answer, reply_lost
+from .fake_openai import Serve, answers, chat_answer, reply_lost
 from .world import PROMPTS, SPEC, MakeWorld, World
 
 HIDDEN = 2 * 3600.0
@@ -326,3 +328,37 @@ def test_a_duplicate_that_runs_is_not_cancelled_beside_a_survivor_that_a_full_qu
     world.finish(attempt, within=8 * 3600.0)
     assert world.server.creates() == 1
     world.paid_once()
+
+
+@pytest.mark.parametrize("then", [404, 403])
+def test_what_came_of_a_file_is_kept_where_it_can_not_be_fetched_once_more(world: World, then: int) -> None:
+    name = late(world)["output_file_id"]
+    world.server.files[name] = world.server.files[name].splitlines(keepends=True)[0]
+    world.server.on(f"GET /v1/files/{name}/content", lambda _, serve: serve())
+    world.server.on(f"GET /v1/files/{name}/content", answers(then), times=1000)
+    for _ in range(50):
+        with suppress(ProviderError):
+            sweep(world)
+        world.clock.sleep(3600.0)
+    assert Counter(shown(world).values()) == {"ok": 1, "errored": 2}
+
+
+def test_a_file_that_is_short_for_a_while_is_fetched_until_it_is_whole(world: World) -> None:
+    name = late(world)["output_file_id"]
+    whole = world.server.files[name]
+    world.server.files[name] = whole.splitlines(keepends=True)[0]
+    sweep(world)
+    world.server.files[name] = whole
+    world.clock.sleep(600.0)
+    sweep(world)
+    assert shown(world) == dict.fromkeys(PROMPTS, "ok")
+
+
+def test_of_two_files_of_which_one_is_gone_the_other_one_is_kept(world: World) -> None:
+    job = late(world)
+    job |= {"error_file_id": "gone", "request_counts": {"total": 4, "completed": 3, "failed": 1}}
+    for _ in range(50):
+        with suppress(ProviderError):
+            sweep(world)
+        world.clock.sleep(3600.0)
+    assert shown(world) == dict.fromkeys(PROMPTS, "ok")

@@ -764,6 +764,48 @@ def test_answers_that_are_counted_and_trail_by_minutes_are_not_asked_and_paid_ag
     world.paid_once()
 
 
+def test_answers_that_came_are_kept_although_the_file_is_gone_before_it_can_be_fetched_once_more(world: World) -> None:
+    attempt = world.ask()
+    world.machine().send(attempt.id)
+    world.clock.sleep(61.0)
+    world.machine().poll("llm")
+    name = world.server.batches["batch-1"]["output_file_id"]
+    world.server.files[name] = b"".join(world.server.files[name].splitlines(keepends=True)[:2])
+    world.machine().collect(attempt.id)
+    assert world.state(attempt) is AttemptState.SUBMITTED
+    del world.server.files[name]
+    world.finish(attempt, within=4 * 86_400.0, step=3_600.0)
+    assert world.ledger.attempts.answers([attempt.id])[0].outcomes == {"ok": 2, "gone": 1}
+
+
+def test_what_came_once_is_kept_although_other_lines_come_when_a_file_is_fetched_once_more(world: World) -> None:
+    attempt = world.ask()
+    world.machine().send(attempt.id)
+    world.clock.sleep(61.0)
+    world.machine().poll("llm")
+    name = world.server.batches["batch-1"]["output_file_id"]
+    lines = world.server.files[name].splitlines(keepends=True)
+    world.server.files[name] = lines[0] + lines[1]
+    world.machine().collect(attempt.id)
+    world.server.files[name] = lines[1] + lines[2]
+    world.clock.sleep(30.0)
+    world.machine().collect(attempt.id)
+    world.server.files[name] = lines[2]
+    world.finish(attempt)
+    world.paid_once()
+    assert world.ledger.attempts.answers([attempt.id])[0].output_tokens == 3 * len(PROMPTS)
+
+
+def test_a_run_that_comes_late_does_not_wait_for_long_where_less_came_than_is_counted(world: World) -> None:
+    attempt = world.ask()
+    world.machine().send(attempt.id)
+    world.clock.sleep(61.0)
+    world.machine().poll("llm")
+    del world.server.batches["batch-1"]["output_file_id"]
+    world.clock.sleep(4 * 3_600.0)
+    world.finish(attempt, within=60.0, step=5.0)
+
+
 def test_answers_that_are_counted_and_never_come_are_missing_after_a_while(world: World) -> None:
     attempt = world.ask()
     world.machine().send(attempt.id)

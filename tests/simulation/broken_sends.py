@@ -271,7 +271,7 @@ SENDS = (
     Rule(
         "R14",
         "a late arrival's files are not waited for",
-        swapped(LateArrivals, "_may_be_found", always(False)),
+        swapped(LateArrivals, "_has_time", always(False)),
         tuned={"twin": 0.5, "late": 1.0},
     ),
     Rule("-", "404 means that the batch is gone", _missing_is_gone),

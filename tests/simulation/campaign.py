@@ -152,7 +152,7 @@ def several(settings: Sequence[Setting], *, quick: bool = True) -> Total:
             gc.freeze()  # what is here now stays
             for setting in settings:
                 total.add(run(setting, seams, folder))
-                if total.seeds % 20 == 0:
+                if total.seeds % 50 == 0:
                     gc.collect()
             total.transitions = seams.transitions
     finally:

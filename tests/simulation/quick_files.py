@@ -67,7 +67,7 @@ def missing(
     manifests = {
         attempt: [row["key"] for row in read(home.manifest(name))] for attempt, name in snapshot.open_manifests
     }
-    doublings = ledger.looks.doublings(plan.task)
+    doublings = ledger.looks.room(plan.task).doublings
     outcomes = _outcomes(home, snapshot)
     taken = {key for keys in manifests.values() for key in keys} | _final(outcomes, doublings)
     factors = {row["key"]: 1 for row in asked}
@@ -102,7 +102,7 @@ def unfinished(ledger: Ledger, plan: Plan) -> int:
     """Stands in for `assets.look.unfinished`."""
     home = Home(ledger.home)
     outcomes = _outcomes(home, ledger.looks.snapshot(plan.task))
-    final = _final(outcomes, ledger.looks.doublings(plan.task))
+    final = _final(outcomes, ledger.looks.room(plan.task).doublings)
     return sum(row["key"] not in final for row in read(home.requests(plan.id)))
 
 

@@ -44,7 +44,7 @@ from .hub import Hub
 
 _READS: Mapping[Any, Sequence[str]] = {
     Attempts: ("get", "open_of_plan", "sends", "links"),
-    Looks: ("spec", "snapshot", "doublings"),
+    Looks: ("spec", "snapshot", "room"),
     Plans: ("get", "with_work"),
 }
 _QUICK: Sequence[tuple[Any, str, Any]] = (
