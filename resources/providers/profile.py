@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from ..errors import InputError
 from ..request import RequestSpec
+from .anthropic_wire import ANTHROPIC_WIRE
 from .openai_wire import OPENAI_WIRE
 from .wire import Wire
 
@@ -41,6 +42,7 @@ class Profile:
         recovery: How an unanswered create is found.
         remembers: Seconds for which an idempotent provider is sure to know a token again.
         poll_seconds: Wait between two looks at a batch: the first, and the longest after backing off.
+        send_seconds: From the durable intent to the last moment in which a create may leave.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Profile:
     recovery: Recovery = Recovery.RECORD
     remembers: float = 600.0
     poll_seconds: tuple[float, float] = (15.0, 300.0)
+    send_seconds: float = 30.0
 
     def line_parts(self, spec: RequestSpec) -> tuple[str, str, str]:
         """`Wire.line_parts` with this provider's endpoint.
@@ -90,6 +93,19 @@ DOUBLEWORD = Profile(
     max_bytes=100_000_000,
     max_line_bytes=10_000_000,
     windows=("24h", "1h"),
+)
+
+# Limits: platform.claude.com's page on batches, read 2026-11-24: 100,000 requests or 256 MB, all in one create, hence
+# the longer time to send it. That page also proposes a look once a minute. A batch has no field of ours.
+ANTHROPIC = Profile(
+    name="anthropic",
+    wire=ANTHROPIC_WIRE,
+    max_rows=100_000,
+    max_bytes=250_000_000,
+    endpoints={"chat": "/v1/messages"},
+    recovery=Recovery.RESULTS,
+    poll_seconds=(60.0, 300.0),
+    send_seconds=300.0,
 )
 
 # Nobody documents these for all servers: the smaller of what OpenAI, Doubleword and AIBrix 0.8 take.

@@ -12,7 +12,7 @@ from dagster_batch_llm.resources import looking as looking_module
 from dagster_batch_llm.resources.ledger import Attempt
 from dagster_batch_llm.resources.ledger.attempts import Attempts
 from dagster_batch_llm.resources.machine import BatchMachine
-from dagster_batch_llm.resources.providers import openai_shape as openai_module
+from dagster_batch_llm.resources.providers import over_http
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
 from dagster_batch_llm.resources.providers.wire import Wire
 from dagster_batch_llm.resources.result_files import Missing, ResultFiles
@@ -124,7 +124,7 @@ ANSWERS = (
     Rule(
         "P",
         "half a file is taken for whole",
-        swapped(openai_module, "_ends_whole", always(True)),
+        swapped(over_http, "ends_whole", always(True)),
         tuned={"network": 0.5, "row": 0.25, "lies": 1.0},
     ),
     Rule("P", "fewer results than are counted will do", _few_will_do, tuned={"network": 0.4}),
