@@ -10,6 +10,7 @@ from .ledger import Attempt, Ledger, has_come
 from .lost_creates import stop, surplus
 from .operations.ending import unwanted
 from .operations.waits import window_end, window_seconds
+from .providers.profile import Profile
 from .providers.protocol import Batch, BatchProvider
 from .result_files import OF_DUPLICATE, Missing, missing
 
@@ -20,8 +21,6 @@ _SLOW_SECONDS = 600.0
 _SHORT = "Fewer results"
 """How it is said that less came than the provider counts."""
 _FILES_LATE_SECONDS = 60.0
-_ANSWERS_LATE_SECONDS = 600.0
-"""Answers that are paid are worth a longer wait than failures, which are in no file at some servers."""
 
 
 def look_at(
@@ -90,19 +89,23 @@ def not_ended(attempt: Attempt, now: float, batches: Sequence[Batch], lacking: M
     return None
 
 
-def too_few(attempt: Attempt, now: float, batches: Sequence[Batch], lines: int) -> dict[str, object] | None:
+def too_few(
+    attempt: Attempt, now: float, profile: Profile, batches: Sequence[Batch], lines: int
+) -> dict[str, object] | None:
     """What to note where fewer result lines came than the provider counts; None if they are all, or none more come.
 
-    They are fetched once more at least.
+    They are fetched once more at least. Answers that are paid are worth a longer wait than failures, which are in no
+    file at some servers.
     """
     answered = sum(batch.completed for batch in batches)
     counted = answered + sum(batch.failed for batch in batches)
     since = now - (attempt.ended_at or 0.0)
-    early = since < (_ANSWERS_LATE_SECONDS if lines < answered else _FILES_LATE_SECONDS)
+    early = since < (profile.answers_late if lines < answered else _FILES_LATE_SECONDS)
     if lines >= counted or not (early or not (attempt.message or "").startswith(_SHORT)):
         return None
     said = f"{_SHORT}: {lines} of {counted} that the provider counts. They are fetched once more."
-    return {"due": now + (max(15.0, since / 2) if early else 15.0), "message": said}
+    soon = min(15.0, profile.poll_seconds[1])
+    return {"due": now + (max(soon, since / 2) if early else soon), "message": said}
 
 
 def still_awaited(attempt: Attempt, now: float, lacking: Missing, paths: Sequence[Path]) -> ProviderError | None:

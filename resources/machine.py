@@ -315,8 +315,9 @@ class BatchMachine:
         attempt = self._attempts.renew(attempt)
         files = ResultFiles(self.ledger, attempt)
         parsed = files.read(paths, "gone" if lost else outcome_of_absent(batches))
+        profile = self._providers[attempt.llm].profile
         whole = lost.keys().isdisjoint(batch.id for batch in batches)  # else some files can't be fetched once more
-        if whole and (again := too_few(attempt, self._clock.now(), batches, parsed.lines)):
+        if whole and (again := too_few(attempt, self._clock.now(), profile, batches, parsed.lines)):
             # A file that was cut at the end of a line looks whole, and the rows beyond would be asked and paid again.
             files.remove(parsed)
             files.set_aside(paths)

@@ -41,6 +41,7 @@ class Profile:
         settle: Seconds after which an unanswered create can no longer take effect.
         recovery: How an unanswered create is found.
         remembers: Seconds for which an idempotent provider is sure to know a token again.
+        answers_late: Seconds after a batch's end for which answers that it counts may be lacking in its files.
         poll_seconds: Wait between two looks at a batch: the first, and the longest after backing off.
         send_seconds: From the durable intent to the last moment in which a create may leave.
     """
@@ -60,6 +61,7 @@ class Profile:
     settle: float = 1800.0
     recovery: Recovery = Recovery.RECORD
     remembers: float = 600.0
+    answers_late: float = 600.0
     poll_seconds: tuple[float, float] = (15.0, 300.0)
     send_seconds: float = 30.0
 
@@ -119,5 +121,6 @@ LOCAL = Profile(
     max_line_bytes=1_000_000,
     revocable=True,
     listing_lag=0.0,
+    answers_late=0.0,
     poll_seconds=(1.0, 5.0),
 )

@@ -25,7 +25,7 @@ Rule = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 SERVERS: dict[str, FakeServer] = {}
 """Dagster builds a resource anew for every run, so that the server behind it is found by its name."""
 
-PROFILE = Profile(name="fake", poll_seconds=(0.0, 0.0), revocable=True, listing_lag=0.0, settle=0.0)
+PROFILE = Profile(name="fake", poll_seconds=(0.0, 0.0), revocable=True, listing_lag=0.0, settle=0.0, answers_late=0.0)
 
 
 def answered(content: str | None, *, finish: str = "stop", refusal: str | None = None) -> dict[str, Any]:

@@ -285,7 +285,6 @@ def test_a_row_whose_turn_never_comes_is_given_up_later_than_one_that_fails(hous
 def test_a_row_that_the_provider_forgets_is_asked_again(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     # Its counts say more than its files have, so the files are fetched anew for a minute.
     monkeypatch.setattr("dagster_batch_llm.resources.looking._FILES_LATE_SECONDS", 0.0)
-    monkeypatch.setattr("dagster_batch_llm.resources.looking._ANSWERS_LATE_SECONDS", 0.0)
     house.server.loses = {"b"}
     house.done(reviews("a", "b"), moods())
     assert Counter(house.server.prompts) == {"a": 1, "b": MAX_TRIES}
