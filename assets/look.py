@@ -102,6 +102,7 @@ def _missing(
                 rows=end - start,
                 created_at=ledger.clock.now(),
                 limit_factor=factor,
+                wire=provider.profile.wire.name,
             )
         )
     return attempts, _overlapping(engine, home, snapshot)

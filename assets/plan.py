@@ -11,7 +11,7 @@ from ..resources.duck import literal, parquet, quoted, rows, write_parquet
 from ..resources.errors import InputError
 from ..resources.home import Home
 from ..resources.providers.profile import Profile
-from ..resources.providers.wire import line_bytes_sql, line_parts
+from ..resources.providers.wire import line_bytes_sql
 from ..resources.request import request_key_sql
 from .task import TaskSpec
 
@@ -46,7 +46,7 @@ def write_plan(
     narrowed = _narrowed(spec, partitions)
     rendered = home.rows(plan).with_name("rendered.parquet")
     limit = literal(f"the request has more than the {profile.max_line_bytes:,} bytes that {profile.name} takes")
-    size = line_bytes_sql(line_parts(profile, spec.request), "__prompt")
+    size = line_bytes_sql(profile.line_parts(spec.request), "__prompt")
     query = f"""
         SELECT {", ".join(quoted(name) for name in spec.keep)}, __prompt AS __prompt,
             coalesce(__no_prompt, CASE WHEN __bytes > {profile.max_line_bytes} THEN {limit} END) AS __reason,

@@ -21,6 +21,7 @@ from .errors import (
 from .ledger import Ledger
 from .machine import BatchMachine
 from .parquet_tables import ParquetTables
+from .providers.anthropic import AnthropicBatch
 from .providers.compatible import OpenAICompatibleBatch
 from .providers.doubleword import DoublewordBatch
 from .providers.local import LocalBatch
@@ -31,6 +32,7 @@ from .tables import DuckDBTables
 
 __all__ = [
     "AmbiguousError",
+    "AnthropicBatch",
     "BatchLLMError",
     "BatchMachine",
     "BatchResource",

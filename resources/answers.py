@@ -13,7 +13,9 @@ from .duck import connect, literal, parquet, rows, write_parquet
 from .errors import StorageError
 from .home import Home
 from .ledger import AnswersFile, Attempt, Incident, Ledger, Snapshot
-from .providers.wire import result_sql
+from .providers.openai_wire import OPENAI_WIRE
+from .providers.wire import Wire
+from .providers.wires import WIRES
 from .request import MAX_TRIES, RequestSpec, Room
 from .result_lines import read_results
 
@@ -74,6 +76,7 @@ def parse_results(
     name: str,
     target: Path,
     absent: Absent | None = "missing",
+    wire: Wire = OPENAI_WIRE,
 ) -> Parsed:
     """Read whole result files into one answers file: each row of the manifest once, the first ok answer wins.
 
@@ -85,11 +88,12 @@ def parse_results(
         name: The answers file's name in the ledger.
         target: Where it is written.
         absent: The outcome of a row that no file speaks of; None leaves it out.
+        wire: How the files are written.
     """
     engine = connect()
     ours = literal(f"^(?:{'|'.join(tokens)})-(0|[1-9][0-9]{{0,17}})$")
     row = f"TRY_CAST(regexp_extract(custom_id, {ours}, 1) AS BIGINT)"
-    unreadable = read_results(engine, results, f"SELECT *, {row} AS row FROM ({result_sql(spec)})")
+    unreadable = read_results(engine, results, f"SELECT *, {row} AS row FROM ({wire.result_sql(spec)})")
     engine.execute(f"CREATE TEMP VIEW manifest AS FROM {parquet([manifest], MANIFEST_COLUMNS)}")
     write_parquet(engine, _matched(absent), target)
     return _summary(engine, name, target, unreadable)
@@ -113,6 +117,7 @@ def parse_attempt(
         name=name,
         target=home.answers(name),
         absent=absent,
+        wire=WIRES[attempt.wire],
     )
 
 

@@ -155,7 +155,7 @@ def created_since(sends: Sequence[Send]) -> tuple[float, float | None]:
     return min(send.t0 for send in sends), min((send.there for send in sends if send.there is not None), default=None)
 
 
-def is_settled(profile: Profile, send: Send, listing: Listing, send_seconds: float) -> bool:
+def is_settled(profile: Profile, send: Send, listing: Listing) -> bool:
     """Whether a listing is whole and began when the send could no longer take effect, by all clocks that tell."""
     began = listing.started_at
     if send.there is not None:  # our clock may have been set forward since
@@ -163,13 +163,13 @@ def is_settled(profile: Profile, send: Send, listing: Listing, send_seconds: flo
             began -= _UNTOLD_SECONDS
         else:
             began = min(began, send.t0 + began + listing.clock_offset[0] - send.there)
-    return listing.complete and began >= _last_chance(profile, send, send_seconds) + profile.settle
+    return listing.complete and began >= _last_chance(profile, send) + profile.settle
 
 
-def _last_chance(profile: Profile, send: Send, send_seconds: float) -> float:
+def _last_chance(profile: Profile, send: Send) -> float:
     """The last moment in which this send may have left: Unix seconds, our clock."""
     if profile.recovery is Recovery.IDEMPOTENT:
-        return max(send.send_deadline, send.t0 + profile.remembers + send_seconds)
+        return max(send.send_deadline, send.t0 + profile.remembers + profile.send_seconds)
     return send.send_deadline
 
 

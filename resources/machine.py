@@ -22,7 +22,7 @@ from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
 from .request import is_of_limit
 from .result_files import Missing, ResultFiles, outcome_of_absent
-from .sending import SEND_SECONDS, TooLateError, permission, upload
+from .sending import TooLateError, permission, upload
 
 CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
@@ -92,8 +92,8 @@ class BatchMachine:
         provider = self._providers[attempt.llm]
         until = send.send_deadline
         if again:  # who was stopped since it looked at the clock may come when the provider has forgotten the first
-            until = min(self._clock.now() + SEND_SECONDS, send.t0 + provider.profile.remembers)
-        still_allowed = permission(self._clock, until)
+            until = min(self._clock.now() + provider.profile.send_seconds, send.t0 + provider.profile.remembers)
+        still_allowed = permission(self._clock, until, provider.profile.send_seconds)
         if again:
             attempt = self._attempts.move(attempt, AttemptState.CREATING)
         else:
@@ -204,10 +204,10 @@ class BatchMachine:
         profile = self._providers[attempt.llm].profile
         wait = {"due": self._clock.now() + min(_RECONCILE_SECONDS, profile.poll_seconds[1])}
         if not profile.revocable:
-            safe = is_settled(profile, send, listing, SEND_SECONDS)
+            safe = is_settled(profile, send, listing)
         elif attempt.revoked_at is None:
             safe = False
-            if self._clock.now() > send.send_deadline + CREATE_SECONDS + SEND_SECONDS:
+            if self._clock.now() > send.send_deadline + CREATE_SECONDS + profile.send_seconds:
                 self._providers[attempt.llm].delete_file(send.file_id)
                 wait = {"revoked_at": self._clock.now(), "due": self._clock.now() + profile.listing_lag}
         else:

@@ -15,7 +15,7 @@ from .answers import MANIFEST_COLUMNS, readable
 from .duck import connect, literal, parquet, rows
 from .errors import StorageError
 from .providers.profile import Profile
-from .providers.wire import line_parts, line_sql
+from .providers.wire import line_sql
 from .request import RequestSpec
 
 _ROWS_AT_ONCE = 50_000
@@ -49,7 +49,7 @@ def write_request_file(
     Raises:
         StorageError: The disk is full, the folder can't be written, or a plan's file is damaged; nothing was sent.
     """
-    line = line_sql(line_parts(profile, spec), f"{literal(token + '-')} || manifest.row", "request.prompt")
+    line = line_sql(profile.line_parts(spec), f"{literal(token + '-')} || manifest.row", "request.prompt")
     query = f"""
         SELECT {line} AS line
         FROM {parquet([manifest], MANIFEST_COLUMNS)} AS manifest

@@ -11,9 +11,6 @@ from .ledger import Attempt, Ledger, Send
 from .providers.protocol import BatchProvider
 from .render import write_request_file
 
-SEND_SECONDS = 30.0
-"""From the durable intent to the last moment in which the create may leave."""
-
 
 def upload(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> tuple[Attempt, Send]:
     """Gives the attempt with its lease renewed, and a send that the ledger doesn't know yet.
@@ -41,20 +38,21 @@ def upload(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> tuple[A
             path.unlink()
     now, ahead = clock.now(), provider.clock_offset
     there = now + ahead[1] if ahead else None
-    return attempt, Send(token, attempt.id, attempt.send_no + 1, now, now + SEND_SECONDS, file_id, attempt.rows, there)
+    until = now + provider.profile.send_seconds
+    return attempt, Send(token, attempt.id, attempt.send_no + 1, now, until, file_id, attempt.rows, there)
 
 
 class TooLateError(Exception):
     """A create was held up until it was no longer allowed to leave."""
 
 
-def permission(clock: Clock, deadline: float) -> Callable[[], None]:
-    """What a create asks in its last moment; it raises `TooLateError` after the deadline (Unix seconds)."""
+def permission(clock: Clock, deadline: float, seconds: float) -> Callable[[], None]:
+    """What a create asks in its last moment: it raises `TooLateError` after the deadline (Unix seconds), or so long."""
     began = clock.monotonic()
 
     def still_allowed() -> None:
         # A laptop's sleep stops the monotonic clock, an adjustment moves the wall clock: either ends it.
-        if clock.now() > deadline or clock.monotonic() - began > SEND_SECONDS:
+        if clock.now() > deadline or clock.monotonic() - began > seconds:
             raise TooLateError
 
     return still_allowed

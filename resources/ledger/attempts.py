@@ -77,6 +77,7 @@ class Attempt:
     limit_factor: int = 1
     gone_since: float | None = None
     slow_since: float | None = None
+    wire: str = "openai"
 
 
 class Attempts:

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = "0005"
+SCHEMA_VERSION = "0006"
 """The newest alembic revision; a test compares it with the migrations folder."""
 
 metadata = MetaData()
@@ -120,6 +120,7 @@ attempt = Table(
     Column("message", Text),
     Column("unwanted_at", Float, comment="since when its batch is to be cancelled, unless an open plan waits for it"),
     Column("gone_since", Float, comment="when a batch or result file was first not found"),
+    Column("wire", String, nullable=False, server_default="openai", comment="how requests and results are written"),
     Column("slow_since", Float, comment="since when looks in a tick run out of time"),
     Column("limit_factor", Integer, nullable=False, server_default="1", comment="times the task's output limit"),
 )

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,6 +23,8 @@ from ..duck import make_durable
 from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, StorageError, UnreachableError, UserError
 
 _REFUSALS = {400, 401, 402, 403, 404, 405, 410, 413, 422}
+_BUSY = {429, 529}
+"""529 is Anthropic's overload, of which nothing is carried out."""
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _HURRIED_SECONDS = 20.0
 _MAX_RETRY_AFTER = 120.0
@@ -77,6 +79,7 @@ class HttpClient:
         clock: Clock | None = None,
         transport: httpx.BaseTransport | None = None,
         attempts: int = 5,
+        headers: Mapping[str, str] | None = None,
         when_away: Callable[[], str | None] | None = None,
     ) -> None:
         host = _host(base_url)
@@ -93,7 +96,7 @@ class HttpClient:
         self._client = httpx.Client(
             base_url=self._origin,
             trust_env=host not in _LOOPBACK,  # HTTP_PROXY isn't meant for this machine
-            headers={**({"Authorization": f"Bearer {api_key}"} if api_key else {}), "User-Agent": "dagster-batch-llm"},
+            headers={"User-Agent": "dagster-batch-llm", **(_bearer(api_key) if headers is None else headers)},
             timeout=_TIMEOUT,
             transport=transport,
             follow_redirects=False,
@@ -116,13 +119,25 @@ class HttpClient:
     ) -> Reply:
         """POST JSON, or nothing, exactly once; whatever is not known to be a refusal is an `AmbiguousError`."""
         content = b"" if body is None else json.dumps(body).encode()
+        return self.stream_once(path, [content], len(content), still_allowed, headers)
+
+    def stream_once(
+        self,
+        path: str,
+        parts: Iterable[bytes],
+        length: int,
+        still_allowed: Callable[[], None],
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
+        """`post_once` for JSON of `length` bytes that comes in parts."""
 
         def guarded() -> Iterator[bytes]:
-            # A server can't act on a body shorter than its Content-Length, so this is the last moment.
-            still_allowed()
-            yield content
+            # A server can't act on a body shorter than its Content-Length, so the last part is the last moment.
+            for part in parts:
+                still_allowed()
+                yield part
 
-        sent = {"Content-Type": "application/json", "Content-Length": str(len(content)), **(headers or {})}
+        sent = {"Content-Type": "application/json", "Content-Length": str(length), **(headers or {})}
         return self._json(self._request("POST", path, content=guarded(), headers=sent))
 
     def upload(self, path: str, fields: Mapping[str, str], file: Path, filename: str) -> Reply:
@@ -250,7 +265,7 @@ class HttpClient:
             return RefusedError(f"{what}. Redirects are not followed; set base_url to the target.", status=status)
         if status in _REFUSALS or code == "insufficient_quota":
             return RefusedError(what, status=status, code=code)
-        if status == 429:
+        if status in _BUSY:
             return BusyError(what, status=status, code=code, retry_after=wait)
         return AmbiguousError(what, status=status, code=code, retry_after=wait)
 
@@ -278,6 +293,10 @@ class HttpClient:
                 self._origin = address.rstrip("/")
                 self._client.base_url = self._origin
             raise
+
+
+def _bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"} if key else {}
 
 
 def _in_haste(error: Exception) -> bool:

@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from ..errors import InputError
+from ..request import RequestSpec
+from .anthropic_wire import ANTHROPIC_WIRE
+from .openai_wire import OPENAI_WIRE
+from .wire import Wire
+
 
 class Recovery(StrEnum):
     """How a create whose reply was lost is found again."""
@@ -20,10 +26,11 @@ class Recovery(StrEnum):
 
 @dataclass(frozen=True)
 class Profile:
-    """What differs between servers that speak the OpenAI files + batches protocol.
+    """What differs between providers.
 
     Attributes:
         name: Short name, used in messages and file names.
+        wire: How it writes requests and results.
         max_rows: Most requests in one batch.
         max_bytes: Most bytes in one request file.
         max_line_bytes: Most bytes in one request; a longer row becomes an error row.
@@ -36,9 +43,11 @@ class Profile:
         remembers: Seconds for which an idempotent provider is sure to know a token again.
         answers_late: Seconds after a batch's end for which answers that it counts may be lacking in its files.
         poll_seconds: Wait between two looks at a batch: the first, and the longest after backing off.
+        send_seconds: From the durable intent to the last moment in which a create may leave.
     """
 
     name: str
+    wire: Wire = OPENAI_WIRE
     max_rows: int = 50_000
     max_bytes: int = 200_000_000
     max_line_bytes: int = 20_000_000
@@ -54,6 +63,21 @@ class Profile:
     remembers: float = 600.0
     answers_late: float = 600.0
     poll_seconds: tuple[float, float] = (15.0, 300.0)
+    send_seconds: float = 30.0
+
+    def line_parts(self, spec: RequestSpec) -> tuple[str, str, str]:
+        """`Wire.line_parts` with this provider's endpoint.
+
+        Raises:
+            InputError: It has no batches of this kind, or the parameters can't be sent.
+        """
+        if spec.operation not in self.endpoints:
+            offered = ", ".join(sorted(self.endpoints))
+            raise InputError(
+                f"{self.name} has no batches for requests of kind {spec.operation.value!r} (it has {offered}). Name "
+                "another provider with llm='…'."
+            )
+        return self.wire.line_parts(spec, self.endpoints[spec.operation])
 
 
 # Limits: the batches.create docstring of the openai Python package 3.57.0, read 2026-11-24. A limit per line
@@ -71,6 +95,19 @@ DOUBLEWORD = Profile(
     max_bytes=100_000_000,
     max_line_bytes=10_000_000,
     windows=("24h", "1h"),
+)
+
+# Limits: platform.claude.com's page on batches, read 2026-11-24: 100,000 requests or 256 MB, all in one create, hence
+# the longer time to send it. That page also proposes a look once a minute. A batch has no field of ours.
+ANTHROPIC = Profile(
+    name="anthropic",
+    wire=ANTHROPIC_WIRE,
+    max_rows=100_000,
+    max_bytes=250_000_000,
+    endpoints={"chat": "/v1/messages"},
+    recovery=Recovery.RESULTS,
+    poll_seconds=(60.0, 300.0),
+    send_seconds=300.0,
 )
 
 # Nobody documents these for all servers: the smaller of what OpenAI, Doubleword and AIBrix 0.8 take.

@@ -58,6 +58,7 @@ class Batch:
     failed: int = 0
     result_files: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
+    in_one_file: bool = False
 
     @property
     def progress(self) -> dict[str, object]:
@@ -68,7 +69,8 @@ class Batch:
     @property
     def lacks_files(self) -> bool:
         """Whether the counts speak of rows whose file isn't there; files may trail the status."""
-        return len(self.result_files) < (self.completed > 0) + (self.failed > 0)
+        kinds = (self.completed > 0) + (self.failed > 0)
+        return len(self.result_files) < (min(kinds, 1) if self.in_one_file else kinds)
 
 
 @dataclass(frozen=True)

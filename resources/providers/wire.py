@@ -1,22 +1,23 @@
-"""OpenAI's request and result lines, as SQL over whole files: no row passes through Python."""
+"""How an API writes requests and results, as SQL over whole files: no row passes through Python."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ..duck import literal
 from ..errors import InputError
 from ..request import Operation, RequestSpec
 from .breaches import breach_sql
-from .profile import Profile
 
 _HERE = "the prompt goes here"
 _FINAL = (400, 413, 422)
 """HTTP statuses of a row that say that the request itself is wrong: asking it again can't change that."""
 
-_EMPTY_ERROR = r"""\s*(null|""|false|\[\s*\]|\{\s*("\w+"\s*:\s*(null|"")\s*,?\s*)*\})\s*"""
+BEGINNING = r"regexp_replace(left(body->>'$', 200), '\s+', ' ', 'g')"
+STRANGE = f"'instead of an answer the provider sent ' || {BEGINNING}"
 
 _OUTCOME = f"""CASE
     WHEN code IN ('batch_expired', 'batch_cancelled') THEN 'expired'
@@ -35,60 +36,123 @@ _REASON = f"""CASE
     WHEN outcome = 'invalid' THEN invalid
     ELSE coalesce(said, 'the provider gave neither an answer nor a reason')
 END"""
-
-_CONTENT = """CASE json_type(body->'$.choices[0].message.content')
-    WHEN 'ARRAY' THEN nullif(array_to_string(body->>'$.choices[0].message.content[*].text', ''), '')
-    ELSE body->>'$.choices[0].message.content'
-END"""
-"""The answer's text; some servers cut it into parts."""
-_BEGINNING = r"regexp_replace(left(body->>'$', 200), '\s+', ' ', 'g')"
-_STRANGE = f"'instead of an answer the provider sent ' || {_BEGINNING}"
-_NOTHING = f"""CASE
-    WHEN (body->'$.choices') IS NULL AND json_type(body) <> 'NULL' THEN {_STRANGE}
-    WHEN (body->'$.choices[0].message.tool_calls[0]') IS NOT NULL THEN 'the model called a tool instead of answering'
-    ELSE 'the answer is empty'
-END"""
 _SAID = f"""CASE WHEN error IS NOT NULL OR status IS NULL OR status NOT BETWEEN 200 AND 299 THEN nullif(concat_ws(
-    ': ', coalesce(code, 'status ' || status), coalesce(words, CASE WHEN body::VARCHAR <> '{{}}' THEN {_BEGINNING} END)
+    ': ', coalesce(code, 'status ' || status), coalesce(words, CASE WHEN body::VARCHAR <> '{{}}' THEN {BEGINNING} END)
 ), '') END"""
 """What was said of a row that failed: the provider's error, else the beginning of what it sent, such as a web page."""
 
 
-def request_body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
-    """One request's body, as the provider documents it."""
-    if spec.operation is Operation.EMBEDDING:
-        dimensions = {"dimensions": spec.dimensions} if spec.dimensions else {}
-        return {"model": spec.model, "input": prompt, "encoding_format": "float", **dimensions, **spec.parameters}
-    messages = [{"role": "system", "content": spec.instruction}] if spec.instruction else []
-    messages.append({"role": "user", "content": prompt})
-    body: dict[str, Any] = {"model": spec.model, "messages": messages, **spec.parameters}
-    if spec.schema is not None:
-        strict = {"name": "answer", "strict": True, "schema": spec.schema}
-        body["response_format"] = {"type": "json_schema", "json_schema": strict}
-    return body
+@dataclass(frozen=True)
+class Results:
+    """SQL for what a result line says.
 
-
-def line_parts(profile: Profile, spec: RequestSpec) -> tuple[str, str, str]:
-    """A request line cut at its two variable places: … custom_id … prompt as JSON …; the last part ends the line.
-
-    Raises:
-        InputError: The task's parameters have a field of their own where the prompt goes.
+    Attributes:
+        status: HTTP status of the row, over ``line JSON``.
+        body: The endpoint's own reply, over ``line``.
+        error: Why there is none, an object with code or type and message, over ``line``; NULL if there is one. The
+            codes ``batch_expired`` and ``batch_cancelled`` say that the row's turn never came.
+        answer: The answer's text, over ``body JSON``.
+        vector: ``FLOAT[]``, over ``body``.
+        nothing: Why there is no answer, in words, over ``body``.
+        refusal: The model's own words why it doesn't answer, over ``body``.
+        finish: ``length`` if the answer was cut off, ``content_filter`` if it was stopped, over ``body``.
+        input_tokens: Those that were read from a cache are among them; over ``body``, as the next two.
+        cached_tokens: Of these, those from a cache.
+        output_tokens: Those that nobody sees, such as a model's reasoning, are among them.
     """
-    # The marker stands in quotes, and JSON escapes quotes, so it can't occur in the user's own words by chance
-    # unless they are the whole of another value; the prompt's place is the last such value in "messages"/"input".
-    body = request_body(spec, _HERE)
-    holder = "input" if spec.operation is Operation.EMBEDDING else "messages"
-    if holder in spec.parameters:
-        raise InputError(f"parameters may not have {holder!r}: the prompt goes there. Use prompt and instruction.")
-    url = profile.endpoints[spec.operation]
-    dumped = json.dumps({"method": "POST", "url": url, "body": _last(holder, body)}, ensure_ascii=False)
-    before, after = dumped.rsplit(json.dumps(_HERE), 1)
-    return '{"custom_id": "', '", ' + before[1:], after + "\n"
+
+    status: str
+    body: str
+    error: str
+    answer: str
+    nothing: str
+    refusal: str
+    finish: str
+    input_tokens: str
+    cached_tokens: str
+    output_tokens: str
+    vector: str = "NULL::FLOAT[]"
 
 
-def _last(holder: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The same body with the field that holds the prompt at its end."""
-    return {**{k: v for k, v in body.items() if k != holder}, holder: body[holder]}
+@dataclass(frozen=True)
+class Wire:
+    """One API's way to write requests and results.
+
+    Attributes:
+        name: In the ledger: what an attempt's results were written in, also when its table names another provider.
+        body: A request's body, given the task and a prompt.
+        holders: The field of the body that has the prompt as its last text.
+        line: The line around a body, but for its id, given the endpoint.
+        results: What a result line says.
+    """
+
+    name: str
+    body: Callable[[RequestSpec, str], dict[str, Any]]
+    holders: Mapping[Operation, str]
+    line: Callable[[str, Mapping[str, Any]], dict[str, Any]]
+    results: Results
+
+    def line_parts(self, spec: RequestSpec, endpoint: str) -> tuple[str, str, str]:
+        """A request line cut at its two variable places: … custom_id … prompt as JSON …; the last part ends the line.
+
+        Raises:
+            InputError: The task's parameters have a field of their own where the prompt goes.
+        """
+        # The marker stands in quotes, and JSON escapes quotes, so it can't occur in the user's own words by chance
+        # unless they are the whole of another value; the prompt's place is the last such value in the line.
+        holder = self.holders[spec.operation]
+        if holder in spec.parameters:
+            raise InputError(f"parameters may not have {holder!r}: the prompt goes there. Use prompt and instruction.")
+        dumped = json.dumps(self.line(endpoint, _last(holder, self.body(spec, _HERE))), ensure_ascii=False)
+        before, after = dumped.rsplit(json.dumps(_HERE), 1)
+        return '{"custom_id": "', '", ' + before[1:], after + "\n"
+
+    def result_sql(self, spec: RequestSpec) -> str:
+        """SQL that turns result lines, ``lines(line JSON)``, into one row each, in the order of the lines.
+
+        Columns: custom_id, outcome, answer (text or JSON; NULL for a vector), vector, reason, input_tokens,
+        cached_tokens and output_tokens (NULL if the provider doesn't say), and unmetered: answered, and it doesn't say.
+        What a line says is decided by its content, never by the file it came in.
+        """
+        said, embedding = self.results, spec.operation is Operation.EMBEDDING
+        return f"""
+            WITH parsed AS (
+                SELECT line->>'$.custom_id' AS custom_id, {said.status} AS status, {said.body} AS body,
+                    {said.error} AS error,
+                FROM lines
+            ), read AS (
+                SELECT *,
+                    {"NULL::VARCHAR" if embedding else said.answer} AS answer,
+                    {said.vector if embedding else "NULL::FLOAT[]"} AS vector,
+                    coalesce(error->>'$.code', error->>'$.type') AS code,
+                    coalesce(error->>'$.message', error->>'$') AS words,
+                    {said.refusal} AS refusal,
+                    {said.finish} AS finish,
+                    {said.input_tokens} AS input_tokens,
+                    {said.cached_tokens} AS cached_tokens,
+                    {said.output_tokens} AS output_tokens,
+                FROM parsed
+            ), judged AS (
+                SELECT *,
+                    {literal(_cut_off(spec))} AS cut_off,
+                    {_SAID} AS said,
+                    {_invalid_sql(spec, said.nothing)} AS invalid,
+                    {_OUTCOME} AS outcome,
+                FROM read
+            )
+            SELECT
+                custom_id,
+                outcome,
+                answer,
+                CASE WHEN outcome = 'ok' THEN vector END AS vector,
+                {_REASON} AS reason,
+                input_tokens,
+                cached_tokens,
+                output_tokens,
+                error IS NULL AND status BETWEEN 200 AND 299
+                    AND (input_tokens IS NULL{"" if embedding else " OR output_tokens IS NULL"}) AS unmetered,
+            FROM judged
+        """
 
 
 def line_sql(parts: tuple[str, str, str], custom_id: str, prompt: str) -> str:
@@ -103,57 +167,15 @@ def line_bytes_sql(parts: tuple[str, str, str], prompt: str) -> str:
     return f"strlen(to_json({prompt})::VARCHAR) + {fixed}"
 
 
-def result_sql(spec: RequestSpec) -> str:
-    """SQL that turns result lines, ``lines(line JSON)``, into one row each, in the order of the lines.
+def tokens_sql(*counts: str) -> str:
+    """SQL for a number of tokens; NULL, which is unknown and not nothing, if there is none that can be true."""
+    count = f"TRY_CAST(coalesce({', '.join(counts)}) AS INTEGER)"
+    return f"CASE WHEN {count} >= 0 THEN {count}::BIGINT END"
 
-    Columns: custom_id, outcome, answer (text or JSON; NULL for a vector), vector, reason, input_tokens,
-    cached_tokens and output_tokens (NULL if the provider doesn't say), and unmetered: answered, and it doesn't say.
-    What a line says is decided by its content, never by the file it came in.
-    """
-    embedding = spec.operation is Operation.EMBEDDING
-    answer = "NULL::VARCHAR" if embedding else _CONTENT
-    vector = "TRY_CAST(body->'$.data[0].embedding' AS FLOAT[])" if embedding else "NULL::FLOAT[]"
-    return f"""
-        WITH parsed AS (
-            SELECT
-                line->>'$.custom_id' AS custom_id,
-                TRY_CAST(line->>'$.response.status_code' AS INTEGER) AS status,
-                line->'$.response.body' AS body,
-                coalesce({_error_sql("line->'$.error'")}, {_error_sql("line->'$.response.body.error'")}) AS error,
-            FROM lines
-        ), read AS (
-            SELECT *,
-                {answer} AS answer,
-                {vector} AS vector,
-                coalesce(error->>'$.code', error->>'$.type') AS code,
-                coalesce(error->>'$.message', error->>'$') AS words,
-                nullif(body->>'$.choices[0].message.refusal', '') AS refusal,
-                body->>'$.choices[0].finish_reason' AS finish,
-                {_tokens_sql("body->>'$.usage.prompt_tokens'", "body->>'$.usage.input_tokens'")} AS input_tokens,
-                {_tokens_sql("body->>'$.usage.prompt_tokens_details.cached_tokens'")} AS cached_tokens,
-                {_tokens_sql("body->>'$.usage.completion_tokens'", "body->>'$.usage.output_tokens'")} AS output_tokens,
-            FROM parsed
-        ), judged AS (
-            SELECT *,
-                {literal(_cut_off(spec))} AS cut_off,
-                {_SAID} AS said,
-                {_invalid_sql(spec)} AS invalid,
-                {_OUTCOME} AS outcome,
-            FROM read
-        )
-        SELECT
-            custom_id,
-            outcome,
-            answer,
-            CASE WHEN outcome = 'ok' THEN vector END AS vector,
-            {_REASON} AS reason,
-            input_tokens,
-            cached_tokens,
-            output_tokens,
-            error IS NULL AND status BETWEEN 200 AND 299
-                AND (input_tokens IS NULL{"" if embedding else " OR output_tokens IS NULL"}) AS unmetered,
-        FROM judged
-    """
+
+def _last(holder: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The same body with the field that holds the prompt at its end."""
+    return {**{k: v for k, v in body.items() if k != holder}, holder: body[holder]}
 
 
 def _cut_off(spec: RequestSpec) -> str:
@@ -161,31 +183,19 @@ def _cut_off(spec: RequestSpec) -> str:
     return f"the answer was cut off at {limit}"
 
 
-def _error_sql(error: str) -> str:
-    """SQL for an error; some servers send an empty one with every answer, or one whose fields are all empty."""
-    empty = literal(_EMPTY_ERROR)
-    return f"CASE WHEN NOT regexp_full_match(({error})::VARCHAR, {empty}) THEN {error} END"
-
-
-def _tokens_sql(*counts: str) -> str:
-    """SQL for a number of tokens; NULL, which is unknown and not nothing, if there is none that can be true."""
-    count = f"TRY_CAST(coalesce({', '.join(counts)}) AS INTEGER)"
-    return f"CASE WHEN {count} >= 0 THEN {count}::BIGINT END"
-
-
-def _invalid_sql(spec: RequestSpec) -> str:
+def _invalid_sql(spec: RequestSpec, nothing: str) -> str:
     """SQL for why an answer breaks the task's schema; NULL if it doesn't."""
     if spec.operation is Operation.EMBEDDING:
         wrong_length = f"len(vector) <> {int(spec.dimensions)}" if spec.dimensions else "len(vector) = 0"
         gaps = "list_count(vector) <> len(vector)"
         return f"""CASE
-            WHEN vector IS NULL AND json_type(body) NOT IN ('OBJECT', 'NULL') THEN {_STRANGE}
+            WHEN vector IS NULL AND json_type(body) NOT IN ('OBJECT', 'NULL') THEN {STRANGE}
             WHEN vector IS NULL OR {wrong_length} OR {gaps} THEN 'no vector of the expected length'
         END"""
     if spec.schema is None:
-        return f"CASE WHEN answer IS NULL THEN {_NOTHING} END"
+        return f"CASE WHEN answer IS NULL THEN {nothing} END"
     return f"""CASE
-        WHEN coalesce(answer, '') = '' THEN {_NOTHING}
+        WHEN coalesce(answer, '') = '' THEN {nothing}
         WHEN NOT json_valid(answer) THEN 'the answer is not JSON: ' || left(answer, 80)
         ELSE {breach_sql("answer", spec.schema)}
     END"""

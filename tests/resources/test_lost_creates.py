@@ -10,7 +10,6 @@ from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.ledger import Attempt, AttemptId, AttemptState, PlanState
 from dagster_batch_llm.resources.ledger.attempts import LEASE_SECONDS
 from dagster_batch_llm.resources.providers.profile import OPENAI, Profile, Recovery
-from dagster_batch_llm.resources.sending import SEND_SECONDS
 
 from .effects import Died, Effects
 from .fake_openai import answers, changed, replies, reply_lost, request_lost
@@ -196,7 +195,7 @@ def test_a_worker_that_slept_before_it_repeats_a_create_lets_it_be(idempotent: W
     is_wanted = upkeep.is_wanted
 
     def slow(asked: AttemptId) -> bool:
-        idempotent.clock.sleep(IDEMPOTENT.remembers + SEND_SECONDS + 1.0)
+        idempotent.clock.sleep(IDEMPOTENT.remembers + IDEMPOTENT.send_seconds + 1.0)
         idempotent.server.remembers = False
         return is_wanted(asked)
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dagster_batch_llm.resources.errors import StorageError
+from dagster_batch_llm.resources.providers.openai_wire import OPENAI_WIRE
 from dagster_batch_llm.resources.providers.profile import LOCAL, OPENAI, Profile
-from dagster_batch_llm.resources.providers.wire import request_body
 from dagster_batch_llm.resources.render import cut, write_request_file
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from hypothesis import example, given, settings
@@ -80,7 +80,7 @@ def test_each_line_is_the_request_it_should_be(
         assert set(line) == {"custom_id", "method", "url", "body"}
         assert len(line["custom_id"]) <= 64
         assert (line["method"], line["url"]) == ("POST", OPENAI.endpoints[spec.operation])
-        assert line["body"] == request_body(spec, prompts[int(line["custom_id"].split("-")[1])])
+        assert line["body"] == OPENAI_WIRE.body(spec, prompts[int(line["custom_id"].split("-")[1])])
 
 
 def test_ids_stay_short_in_the_longest_file(tmp_path: Path) -> None:

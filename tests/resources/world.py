@@ -115,6 +115,7 @@ class World:
             manifest=f"{name}.parquet",
             rows=len(prompts),
             created_at=self.clock.now(),
+            wire=self.profile.wire.name,
         )
         write_columns(home.manifest(attempt.manifest), row=range(len(prompts)), key=prompts)
         fence = self.ledger.looks.snapshot(task).fence

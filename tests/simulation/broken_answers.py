@@ -12,8 +12,9 @@ from dagster_batch_llm.resources import looking as looking_module
 from dagster_batch_llm.resources.ledger import Attempt
 from dagster_batch_llm.resources.ledger.attempts import Attempts
 from dagster_batch_llm.resources.machine import BatchMachine
-from dagster_batch_llm.resources.providers import openai_shape as openai_module
+from dagster_batch_llm.resources.providers import over_http
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
+from dagster_batch_llm.resources.providers.wire import Wire
 from dagster_batch_llm.resources.result_files import Missing, ResultFiles
 
 from .broken_rule import Patch, Rule, always, swapped
@@ -55,7 +56,7 @@ def _ordered_by(order: str) -> Any:
 
 
 def _by_order(seams: Seams) -> list[Patch]:
-    parse, result_sql = answers_module.parse_results, answers_module.result_sql
+    parse, result_sql = answers_module.parse_results, Wire.result_sql
     token = ""
 
     def parsed(*args: Any, tokens: Sequence[str], **more: Any) -> Any:
@@ -63,11 +64,11 @@ def _by_order(seams: Seams) -> list[Patch]:
         token = tokens[-1]
         return parse(*args, tokens=tokens, **more)
 
-    def counted(spec: Any) -> str:
+    def counted(wire: Wire, spec: Any) -> str:
         numbered = f"'{token}-' || (row_number() OVER () - 1)"
-        return f"SELECT * REPLACE ({numbered} AS custom_id) FROM ({result_sql(spec)})"
+        return f"SELECT * REPLACE ({numbered} AS custom_id) FROM ({result_sql(wire, spec)})"
 
-    return [(answers_module, "parse_results", parsed), (answers_module, "result_sql", counted)]
+    return [(answers_module, "parse_results", parsed), (Wire, "result_sql", counted)]
 
 
 def _any_token(seams: Seams) -> list[Patch]:
@@ -123,7 +124,7 @@ ANSWERS = (
     Rule(
         "P",
         "half a file is taken for whole",
-        swapped(openai_module, "_ends_whole", always(True)),
+        swapped(over_http, "ends_whole", always(True)),
         tuned={"network": 0.5, "row": 0.25, "lies": 1.0},
     ),
     Rule("P", "fewer results than are counted will do", _few_will_do, tuned={"network": 0.4}),

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from dagster_batch_llm.resources.providers.profile import Profile, Recovery
-from dagster_batch_llm.resources.sending import SEND_SECONDS
 
 Mode = Literal["random", "edge"]
 Kind = Literal["settle", "revoke", "results", "idempotent"]
@@ -39,7 +38,7 @@ PROFILES: dict[Kind, Profile] = {
     "results": replace(SETTLE, name="results", recovery=Recovery.RESULTS),
     "idempotent": replace(SETTLE, name="idempotent", recovery=Recovery.IDEMPOTENT),
 }
-MEMORY_SECONDS = SETTLE.remembers + SEND_SECONDS + LONGEST_DELAY
+MEMORY_SECONDS = SETTLE.remembers + SETTLE.send_seconds + LONGEST_DELAY
 """How long an idempotent provider knows a token: also when the last repetition that is allowed arrives late."""
 
 CALLS = ("upload", "create", "list", "get", "download", "cancel", "delete")
@@ -143,7 +142,7 @@ class Setting:
 
     def sent_after(self, dice: random.Random) -> float | None:
         """In edge timing: how long after its intent a create leaves."""
-        return SEND_SECONDS * dice.uniform(0.9, 0.99) if self.mode == "edge" else None
+        return SETTLE.send_seconds * dice.uniform(0.9, 0.99) if self.mode == "edge" else None
 
     def fate(self, call: str, dice: random.Random) -> str | None:
         """What the network does to a request; None for nothing."""

@@ -25,9 +25,10 @@ from dagster_batch_llm.resources.answers import MAX_UNRUN, Absent, Parsed
 from dagster_batch_llm.resources.duck import make_durable
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import AnswersFile, Attempt, AttemptId, AttemptState, Ledger, Plan, Snapshot
+from dagster_batch_llm.resources.providers.openai_wire import OPENAI_WIRE
 from dagster_batch_llm.resources.providers.profile import Profile
 from dagster_batch_llm.resources.providers.protocol import BatchProvider
-from dagster_batch_llm.resources.providers.wire import line_parts
+from dagster_batch_llm.resources.providers.wire import Wire
 from dagster_batch_llm.resources.request import RequestSpec
 
 Row = dict[str, Any]
@@ -144,7 +145,7 @@ def write_request_file(
     path: Path, *, profile: Profile, spec: RequestSpec, manifest: Path, requests: Path, token: str
 ) -> None:
     """Stands in for `resources.render.write_request_file`."""
-    head, middle, tail = line_parts(profile, spec)
+    head, middle, tail = profile.line_parts(spec)
     prompts = {row["key"]: json.dumps(row["prompt"], ensure_ascii=False) for row in read(requests)}
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as out:
@@ -162,8 +163,10 @@ def parse_results(
     name: str,
     target: Path,
     absent: Absent | None = "missing",
+    wire: Wire = OPENAI_WIRE,
 ) -> Parsed:
-    """Stands in for `resources.answers.parse_results`."""
+    """Stands in for `resources.answers.parse_results`; the simulation's provider writes as OpenAI does."""
+    assert wire is OPENAI_WIRE
     pattern = re.compile(f"(?:{'|'.join(tokens)})-(0|[1-9][0-9]{{0,17}})")
     texts = [text for path in results for text in path.read_bytes().split(b"\n") if text.strip()]
     sent = {row["row"]: row["key"] for row in read(manifest)}

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 from dagster_batch_llm.resources.duck import connect, rows
-from dagster_batch_llm.resources.providers.wire import result_sql
+from dagster_batch_llm.resources.providers.openai_wire import OPENAI_WIRE
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -56,7 +56,7 @@ def judged(answer: str, schema: Mapping[str, Any] = SCHEMA) -> tuple[str, str | 
     spec = RequestSpec(operation=Operation.CHAT, model="m", schema=schema)
     engine = connect()
     engine.execute("CREATE TEMP TABLE lines AS SELECT $1::JSON AS line", [line])
-    return rows(engine, f"SELECT outcome, reason FROM ({result_sql(spec)})")[0]
+    return rows(engine, f"SELECT outcome, reason FROM ({OPENAI_WIRE.result_sql(spec)})")[0]
 
 
 @pytest.mark.parametrize(

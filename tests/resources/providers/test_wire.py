@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from dagster_batch_llm.resources.duck import connect, rows
 from dagster_batch_llm.resources.errors import InputError
+from dagster_batch_llm.resources.providers.openai_wire import OPENAI_WIRE
 from dagster_batch_llm.resources.providers.profile import OPENAI
-from dagster_batch_llm.resources.providers.wire import line_bytes_sql, line_parts, line_sql, request_body
+from dagster_batch_llm.resources.providers.wire import line_bytes_sql, line_sql
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,29 +28,29 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 
 
 def test_the_official_package_takes_our_bodies() -> None:
-    TypeAdapter(CompletionCreateParamsNonStreaming).validate_python(request_body(CHAT, "hello"))
-    TypeAdapter(EmbeddingCreateParams).validate_python(request_body(EMBEDDING, "hello"))
+    TypeAdapter(CompletionCreateParamsNonStreaming).validate_python(OPENAI_WIRE.body(CHAT, "hello"))
+    TypeAdapter(EmbeddingCreateParams).validate_python(OPENAI_WIRE.body(EMBEDDING, "hello"))
 
 
 def test_nothing_is_said_that_was_not_declared() -> None:
     spec = RequestSpec(operation=Operation.CHAT, model="m")
-    assert request_body(spec, "hello") == {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+    assert OPENAI_WIRE.body(spec, "hello") == {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 
 @pytest.mark.parametrize(("spec", "holder"), [(CHAT, "messages"), (EMBEDDING, "input")], ids=["chat", "embedding"])
 def test_parameters_can_not_take_the_prompts_place(spec: RequestSpec, holder: str) -> None:
     with pytest.raises(InputError, match=f"parameters may not have '{holder}'"):
-        line_parts(OPENAI, replace(spec, parameters={holder: "mine"}))
+        OPENAI.line_parts(replace(spec, parameters={holder: "mine"}))
 
 
 @pytest.mark.parametrize("spec", [CHAT, EMBEDDING], ids=["chat", "embedding"])
 @settings(max_examples=40)
 @given(prompt=TEXT)
 def test_a_line_is_never_longer_than_it_was_planned(spec: RequestSpec, prompt: str) -> None:
-    parts = line_parts(OPENAI, spec)
+    parts = OPENAI.line_parts(spec)
     line, planned = rows(
         connect(), f"SELECT {line_sql(parts, '$id', '$prompt')}, {line_bytes_sql(parts, '$prompt')}",
         {"id": "x" * 64, "prompt": prompt},
     )[0]  # fmt: skip
     assert len(line.encode()) == planned
-    assert json.loads(line)["body"] == request_body(spec, prompt)
+    assert json.loads(line)["body"] == OPENAI_WIRE.body(spec, prompt)

@@ -1,0 +1,136 @@
+"""Anthropic's Message Batches as a Dagster resource."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import BinaryIO, ClassVar
+
+from ..clock import Clock
+from .http import HttpClient
+from .over_http import HttpProvider
+from .profile import ANTHROPIC, Profile
+from .protocol import Batch, BatchProvider, Phase
+from .replies import an_object, count, id_of, mapping, path_part
+from .resource import BatchResource, clean_key
+
+_OPENING, _CLOSING = b'{"requests": [', b"]}"
+_PART_BYTES = 1 << 20
+
+
+class AnthropicBatch(BatchResource):
+    """Anthropic's Message Batches: half the price of realtime, answers within 24 hours.
+
+    A lost create can only be told by the results of the batch that it may have made: until such a batch has ended,
+    its requests aren't asked again.
+
+    Args:
+        api_key: ``dg.EnvVar("ANTHROPIC_API_KEY")``; it goes nowhere but to `base_url`.
+        base_url: The API's address, without the version.
+        api_version: The ``anthropic-version`` header. Later ones refuse sampling parameters such as temperature.
+        max_rows_per_batch: Cut into smaller batches than the provider's limit of 100,000 rows.
+
+    Raises:
+        MissingSecretError: The key is empty, or can't be one.
+    """
+
+    api_key: str
+    base_url: str = "https://api.anthropic.com"
+    api_version: str = "2023-06-01"
+
+    def provider(self) -> BatchProvider:
+        key = clean_key(ANTHROPIC.name, self.api_key, "ANTHROPIC_API_KEY")
+        headers = {"x-api-key": key, "anthropic-version": self.api_version}
+        http = HttpClient(name=ANTHROPIC.name, base_url=self.base_url, api_key=key, headers=headers)
+        return MessageBatches(self.limited(ANTHROPIC), http, account=self.base_url.rstrip("/"))
+
+
+class MessageBatches(HttpProvider):
+    """A `BatchProvider` for one Anthropic workspace. A batch carries its requests; there are no files.
+
+    Shapes: the types of the anthropic Python package 2.12.0, read 2026-11-24.
+    """
+
+    batches: ClassVar[str] = "/v1/messages/batches"
+    page: ClassVar[int] = 1000
+    after: ClassVar[str] = "after_id"
+
+    def __init__(self, profile: Profile, http: HttpClient, *, account: str, clock: Clock | None = None) -> None:
+        super().__init__(profile, http, account=account, clock=clock)
+        self._requests: dict[str, BinaryIO] = {}
+
+    def upload(self, path: Path, filename: str) -> str:
+        """Nothing is uploaded before the create: the file is kept open for it, whoever removes its name."""
+        self._requests[filename] = path.open("rb")
+        return filename
+
+    def create(self, file_id: str, endpoint: str, token: str, still_allowed: Callable[[], None]) -> Batch:
+        del endpoint, token  # each row's id has the token, and there is one endpoint
+        with self._requests.pop(file_id) as lines:
+            length = len(_OPENING) + lines.seek(0, 2) - 1 + len(_CLOSING)  # the last line's end isn't sent
+            lines.seek(0)
+            return self.parse(self._http.stream_once(self.batches, _listed(lines), length, still_allowed).body)
+
+    def parse(self, body: object) -> Batch:
+        job = an_object(body)
+        counts = mapping(job.get("request_counts"))
+        running, ok, failed, cancelled, expired = (
+            count(counts.get(name)) for name in ("processing", "succeeded", "errored", "canceled", "expired")
+        )
+        status = str(job.get("processing_status", ""))
+        ended = Phase.EXPIRED if expired else Phase.CANCELLED if cancelled else Phase.COMPLETED
+        phases = {"in_progress": Phase.RUNNING, "canceling": Phase.RUNNING, "ended": ended}
+        name = id_of(job)
+        return Batch(
+            id=name,
+            phase=phases.get(status, Phase.UNKNOWN),
+            status="cancelling" if status == "canceling" else status,
+            created_at=_moment(job.get("created_at")),
+            expires_at=_moment(job.get("expires_at")),
+            total=running + ok + failed + cancelled + expired,
+            completed=ok,
+            failed=failed,
+            result_files=(name,) if job.get("results_url") else (),
+            in_one_file=True,
+        )
+
+    def content(self, file: str) -> str:
+        # Not `results_url`: a key goes to no address that a reply names.
+        return f"{self.batches}/{path_part(file)}/results"
+
+    def has_file(self, file_id: str) -> bool:
+        """There are no files, so nothing can be told by them."""
+        del file_id
+        return True
+
+    def shows_files(self) -> bool:
+        return False
+
+    def delete_file(self, file_id: str) -> None:
+        if lines := self._requests.pop(file_id, None):
+            lines.close()
+
+    def close(self) -> None:
+        for name in list(self._requests):
+            self.delete_file(name)
+        super().close()
+
+
+def _listed(lines: BinaryIO) -> Iterator[bytes]:
+    """Lines of JSON as the list that a create carries."""
+    yield _OPENING
+    part = lines.read(_PART_BYTES)
+    while part:
+        following = lines.read(_PART_BYTES)
+        # JSON has no line ends within a line, and the last one isn't followed by anything.
+        yield (part if following else part[:-1]).replace(b"\n", b",")
+        part = following
+    yield _CLOSING
+
+
+def _moment(value: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(value)).timestamp()
+    except (ValueError, OverflowError):
+        return None

@@ -1,0 +1,84 @@
+"""Anthropic's Message Batches: request and result lines.
+
+Shapes: the types of the anthropic Python package 2.12.0, and platform.claude.com's pages on batches and structured
+outputs, read 2026-11-24.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..request import LIMITS, Operation, RequestSpec
+from .wire import STRANGE, Results, Wire, tokens_sql
+
+DEFAULT_MAX_TOKENS = 4096
+"""Anthropic wants a limit in every request; this is ours where a table sets none."""
+
+_ERROR = "line->'$.result.error.error'"
+_ENDED_EARLY = """json_object('code', CASE line->>'$.result.type'
+    WHEN 'expired' THEN 'batch_expired' ELSE 'batch_cancelled' END)"""
+_TEXT = "nullif(array_to_string(body->>'$.content[*].text', ''), '')"
+_STOP = "body->>'$.stop_reason'"
+_STATUS = f"""CASE {_ERROR}->>'$.type'
+    WHEN 'invalid_request_error' THEN 400
+    WHEN 'request_too_large' THEN 413
+    ELSE 500
+END"""
+
+
+def _body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
+    parameters = {name: value for name, value in spec.parameters.items() if name not in LIMITS}
+    body: dict[str, Any] = {
+        "model": spec.model,
+        "max_tokens": spec.limit or DEFAULT_MAX_TOKENS,
+        "messages": [{"role": "user", "content": prompt}],
+        **parameters,
+    }
+    if spec.instruction:
+        # All rows share it. A batch may take longer than the 5 minutes for which a prefix is kept by default.
+        cached = {"type": "ephemeral", "ttl": "1h"}
+        body["system"] = [{"type": "text", "text": spec.instruction, "cache_control": cached}]
+    if spec.schema is not None:
+        strict = {"type": "json_schema", "schema": spec.schema}
+        body["output_config"] = {**parameters.get("output_config", {}), "format": strict}
+    return body
+
+
+def _line(_: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    return {"params": body}
+
+
+def _count(name: str) -> str:
+    return f"TRY_CAST(body->>'$.usage.{name}' AS BIGINT)"
+
+
+ANTHROPIC_WIRE = Wire(
+    name="anthropic",
+    body=_body,
+    holders={Operation.CHAT: "messages"},
+    line=_line,
+    results=Results(
+        status=f"CASE line->>'$.result.type' WHEN 'succeeded' THEN 200 WHEN 'errored' THEN {_STATUS} END",
+        body="line->'$.result.message'",
+        error=f"""CASE
+            WHEN line->>'$.result.type' = 'errored' THEN coalesce({_ERROR}, line->'$.result')
+            WHEN line->>'$.result.type' IN ('expired', 'canceled') THEN {_ENDED_EARLY}
+        END""",
+        answer=_TEXT,
+        nothing=f"""CASE
+            WHEN (body->'$.content') IS NULL AND json_type(body) <> 'NULL' THEN {STRANGE}
+            WHEN {_STOP} = 'tool_use' THEN 'the model called a tool instead of answering'
+            ELSE 'the answer is empty'
+        END""",
+        refusal=f"""CASE WHEN {_STOP} = 'refusal'
+            THEN coalesce(body->>'$.stop_details.explanation', {_TEXT}, 'the model refused') END""",
+        finish=f"CASE WHEN {_STOP} IN ('max_tokens', 'model_context_window_exceeded') THEN 'length' END",
+        input_tokens=tokens_sql(
+            f"{_count('input_tokens')} + coalesce({_count('cache_creation_input_tokens')}, 0)"
+            f" + coalesce({_count('cache_read_input_tokens')}, 0)"
+        ),
+        cached_tokens=tokens_sql(_count("cache_read_input_tokens")),
+        output_tokens=tokens_sql(_count("output_tokens")),
+    ),
+)

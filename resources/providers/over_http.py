@@ -1,0 +1,162 @@
+"""What providers that are spoken to over HTTP have in common."""
+
+from __future__ import annotations
+
+import json
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import ClassVar
+
+from ..clock import Clock, SystemClock
+from ..errors import AmbiguousError, RefusedError
+from ..file_names import digest
+from .http import HttpClient
+from .profile import Profile
+from .protocol import Batch, Listing
+from .replies import an_object, custom_id_of, listed, path_part
+
+_LONGEST_LAST_LINE = 64 * 1024 * 1024
+
+
+class HttpProvider(ABC):
+    """Batches that are listed newest first, looked at one by one, and answered in files of lines.
+
+    Args:
+        profile: The facts about the provider.
+        http: Its address and key.
+        account: Whose batches these are.
+        clock: For tests.
+    """
+
+    batches: ClassVar[str] = "/batches"
+    """Path of the listing; a batch is below it."""
+    page: ClassVar[int] = 100
+    """Most batches that one page of the listing may have."""
+    after: ClassVar[str] = "after"
+    """The parameter that names the last batch of the page before."""
+
+    def __init__(self, profile: Profile, http: HttpClient, *, account: str, clock: Clock | None = None) -> None:
+        self._profile = profile
+        self._http = http
+        self._account = account
+        self._clock = clock or SystemClock()
+
+    @abstractmethod
+    def parse(self, body: object) -> Batch:
+        """A batch object; unknown fields are ignored, an unknown status is `Phase.UNKNOWN`."""
+
+    @abstractmethod
+    def content(self, file: str) -> str:
+        """The path of one of an ended batch's result files."""
+
+    @property
+    def profile(self) -> Profile:
+        return self._profile
+
+    @property
+    def account(self) -> str:
+        return self._account
+
+    @property
+    def clock_offset(self) -> tuple[float, float] | None:
+        return self._http.clock_offset
+
+    def check(self, batch_id: str) -> Batch:
+        return self.parse(self._http.get(f"{self.batches}/{path_part(batch_id)}").body)
+
+    def list(self, since: float, there: float | None = None) -> Listing:
+        started = self._clock.now()
+        if since > started:
+            since = 0.0  # by a clock that was ahead then: it tells nothing
+        found: dict[str, Batch] = {}
+        params: dict[str, str | int] = {"limit": self.page}
+        offset: tuple[float, float] | None = None
+        while True:
+            reply = self._http.get(self.batches, params)
+            offset = offset or reply.clock_offset
+            # Without a Date header the provider's clock may be an hour off; listing more costs a page, not money.
+            oldest = min(since + (offset[0] - 300.0 if offset else -3600.0), (there or math.inf) - 300.0)
+            page = an_object(reply.body)
+            batches = [self.parse(item) for item in listed(page)]
+            known = len(found)
+            # An older one is kept too: its time may be as wrong as a clock can be, and ours is known by its token.
+            found |= {b.id: b for b in batches}
+            # A server that doesn't say whether there is more may cut pages as it likes: only an empty one is the last.
+            ended = _reaches_past(batches, oldest) or not page.get("has_more", True) or not batches
+            if ended or len(found) == known:  # nothing but what was listed before: it can't be paged through
+                return Listing(tuple(found.values()), complete=ended, started_at=started, clock_offset=offset)
+            params = {"limit": self.page, self.after: batches[-1].id}
+
+    def fetch(self, batch: Batch, folder: Path) -> list[Path]:
+        paths: list[Path] = []
+        gone: RefusedError | None = None
+        for file_id in batch.result_files:
+            # A file may turn up later than another one, and its id is a stranger's word, so neither names the path.
+            path = folder / f"{digest(file_id)}.jsonl"
+            try:
+                self._http.download(self.content(file_id), path)
+            except RefusedError as error:
+                if not error.is_gone:
+                    raise
+                gone = error
+                continue
+            if not ends_whole(path):
+                path.unlink(missing_ok=True)
+                raise AmbiguousError(
+                    f"{self._profile.name}: result file {file_id} of batch {batch.id} came without its end. "
+                    "It will be fetched again."
+                )
+            paths.append(path)
+        if gone is not None:
+            raise gone
+        return paths
+
+    def first_custom_id(self, batch: Batch) -> str | None:
+        for file_id in batch.result_files:
+            line = self._http.first_line(self.content(file_id))
+            if line:
+                return custom_id_of(line, batch)
+        return None
+
+    def cancel(self, batch_id: str) -> None:
+        try:
+            self._http.post_once(f"{self.batches}/{path_part(batch_id)}/cancel", None, _always)
+        except (RefusedError, AmbiguousError):  # servers say 400 or 409 of a batch that has ended
+            if not self.check(batch_id).phase.ended:
+                raise
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def _reaches_past(batches: Sequence[Batch], oldest: float) -> bool:
+    """Whether a page is in order, newest first, and its end is too old to matter: so is all that follows."""
+    times = [batch.created_at for batch in batches if batch.created_at is not None]
+    falling = all(newer >= older for newer, older in pairwise(times))
+    return falling and times[:1] != times[-1:] and times[-1] < oldest
+
+
+def ends_whole(path: Path) -> bool:
+    """Whether the last line is ended, or at least whole: not every server ends it."""
+    if not path.exists():
+        return False  # another worker, which slept beyond its lease, found it cut short and removed it
+    with path.open("rb") as stream:
+        size = stream.seek(0, 2)
+        if size == 0:
+            return True
+        stream.seek(size - 1)
+        if stream.read() == b"\n":
+            return True
+        stream.seek(max(size - _LONGEST_LAST_LINE, 0))
+        last = stream.read().rsplit(b"\n", 1)[-1]
+    try:
+        return isinstance(json.loads(last), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+def _always() -> None:
+    """Cancelling is never too late."""
