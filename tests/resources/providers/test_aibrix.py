@@ -14,7 +14,6 @@ import httpx
 import pytest
 from dagster_batch_llm.resources.errors import RefusedError
 from dagster_batch_llm.resources.ledger import AttemptState
-from dagster_batch_llm.resources.providers import openai_shape
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
 from dagster_batch_llm.resources.providers.profile import COMPATIBLE
@@ -158,7 +157,7 @@ def test_a_lost_create_is_found_in_its_listing(world: RealWorld) -> None:
 
 
 def test_its_listing_is_read_page_by_page(world: RealWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_shape, "_PAGE", 2)
+    monkeypatch.setattr(OpenAIShape, "page", 2)
     since = world.clock.now()
     made = [created(world, tmp_path, request("one")).id for _ in range(5)]
     listing = world.provider().list(since)
