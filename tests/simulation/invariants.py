@@ -46,7 +46,7 @@ def check_all(world: World, *, finished: bool) -> list[str]:
     if finished:
         world.sweep()
         broken += _silent(world)
-    broken += [f"cancelled: {name} is not ours, or not a duplicate" for name in provider.wrong_cancels]
+    broken += [f"cancelled: {name} is not ours, or not a duplicate" for name in _wanted_ones(world)]
     cramped = sorted(provider.cramped - provider.doubled)  # of a duplicate's answers only the best one is kept
     broken += [f"cramped: {prompt!r} was cut off, and asked again with the same limit" for prompt in cramped]
     outcomes, good = _answers(world, broken)
@@ -65,6 +65,15 @@ def check_all(world: World, *, finished: bool) -> list[str]:
             final = got["ok"] or got["refused"] or got.total() - got["expired"] >= MAX_TRIES or got.total() >= MAX_UNRUN
             broken += [] if final else [f"final too early: {key} of {plan.id} has {dict(got)}"]
     return broken
+
+
+def _wanted_ones(world: World) -> list[str]:
+    """Of the batches that were cancelled although they have no twin, those that weren't given up unsent meanwhile."""
+    attempts = world.ledger.attempts
+    void = attempts.find(schema.attempt.c.state == AttemptState.VOID) if world.provider.wrong_cancels else []
+    unwanted = {send.token for attempt in void for send in attempts.sends(attempt.id)}
+    jobs = [world.provider.jobs[name] for name in world.provider.wrong_cancels]
+    return [job.id for job in jobs if not (job.ours and job.lines[0][0].rpartition("-")[0] in unwanted)]
 
 
 def _silent(world: World) -> list[str]:
