@@ -99,8 +99,7 @@ class Convergence:
 
     def _advance(self) -> None:
         """Take every step that can be taken now."""
-        self._look_longer()
-        for attempt in self._ledger.attempts.open_of_plan(self._plan.id):
+        for attempt in self._looked_at_longer():
             if not self._machine.knows(attempt):
                 self._context.log.warning(
                     f"Batch {attempt.batch_id or attempt.id} belongs to {attempt.account}, which resource "
@@ -118,11 +117,14 @@ class Convergence:
                 self._told.add(error.message)
                 self._context.log.warning(f"{error.message} It will be tried again.")
 
-    def _look_longer(self) -> None:
-        """Look at batches for which a sensor's tick has too little time."""
-        slow = [a for a in self._ledger.attempts.open_of_plan(self._plan.id) if a.slow_since is not None]
-        if slow:
-            self._machine.poll(self._plan.llm, attempts=[a for a in slow if a.state is AttemptState.SUBMITTED])
+    def _looked_at_longer(self) -> list[Attempt]:
+        """What the plan waits for, after a look at batches for which a sensor's tick has too little time."""
+        attempts = self._ledger.attempts.open_of_plan(self._plan.id)
+        slow = [a for a in attempts if a.slow_since is not None and a.state is AttemptState.SUBMITTED]
+        if not slow:
+            return attempts
+        self._machine.poll(self._plan.llm, attempts=slow)
+        return self._ledger.attempts.open_of_plan(self._plan.id)
 
     def _no_longer_slow(self, attempt: Attempt) -> None:
         """No run is sent for a batch that nobody can look at."""

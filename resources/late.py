@@ -130,10 +130,11 @@ class LateArrivals:
         if not batch.phase.ended:
             stop(self._provider, [batch])
             return
-        if batch.lacks_files and self._has_time(attempt, link):
+        has_time = self._has_time(attempt, link)
+        if batch.lacks_files and has_time:
             return  # they may trail its end
         folder = home.late_results(attempt.id, digest(link.batch_id))
-        paths = self._whole(batch, folder, is_last=not self._has_time(attempt, link))
+        paths = self._whole(batch, folder, is_last=not has_time)
         if paths is None:
             return
         parsed = ResultFiles(self._ledger, attempt).read(paths, None, name=name)

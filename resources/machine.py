@@ -20,6 +20,7 @@ from .lost_creates import in_another_account, is_anothers, is_settled, look_for,
 from .providers.http import hurried
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
+from .providers.wire import WRONG_REQUEST
 from .request import is_of_limit
 from .result_files import Missing, ResultFiles, outcome_of_absent
 from .sending import TooLateError, permission, upload
@@ -28,8 +29,6 @@ CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
 _RECONCILE_SECONDS = 15.0
 _LOOKS_AT_ONCE = 100
-_WRONG = {400, 413, 422}
-"""HTTP statuses that say that what was asked can't be done, not who asks or what it costs."""
 
 
 class BatchMachine:
@@ -125,7 +124,7 @@ class BatchMachine:
 
     def _refused(self, attempt: Attempt, error: RefusedError) -> None:
         """A final no, unpaid; only that a limit can't be larger is none to the table, whose rows then stay cut off."""
-        asks_wrong = error.status in _WRONG or not error.status
+        asks_wrong = error.status in (None, *WRONG_REQUEST)
         larger = attempt.limit_factor > 1 and asks_wrong and is_of_limit(error.message)
         if larger:
             said = f"{error.message} Its {attempt.rows} rows were cut off before, and stay so."
@@ -314,7 +313,8 @@ class BatchMachine:
         """Close it with what there is; rows that only something `lost` may have answered are asked on demand only."""
         attempt = self._attempts.renew(attempt)
         files = ResultFiles(self.ledger, attempt)
-        parsed = files.read(paths, "gone" if lost else outcome_of_absent(batches))
+        absent = "gone" if lost else outcome_of_absent(batches)
+        parsed = files.read(paths, absent)
         profile = self._providers[attempt.llm].profile
         whole = lost.keys().isdisjoint(batch.id for batch in batches)  # else some files can't be fetched once more
         if whole and (again := too_few(attempt, self._clock.now(), profile, batches, parsed.lines)):
@@ -333,9 +333,10 @@ class BatchMachine:
                     f"Results of batch {name} can't be had from the provider any more ({error.message}). Rows that "
                     "nothing else answers have no answer and are not asked again by themselves.",
                 )
-            if lost or parsed.lines < sum(batch.completed for batch in batches):
+            few = parsed.lines < sum(batch.completed for batch in batches)
+            if (lost or few) and (before := files.aside()):
                 files.remove(parsed)
-                parsed = files.read(files.all_that_came(paths), "gone" if lost else outcome_of_absent(batches))
+                parsed = files.read([files.merged([*paths, *before])], absent)
             self._close(attempt, files, parsed)
 
     def _close(self, attempt: Attempt, files: ResultFiles, parsed: Parsed) -> None:

@@ -93,29 +93,30 @@ class ResultFiles:
             raise readable(error, self._home.folder) from error
 
     def set_aside(self, paths: Sequence[Path]) -> None:
-        """Make room for files to be fetched once more; see `all_that_came`."""
+        """Make room for files to be fetched once more; see `aside`."""
         for path in paths:
             if not path.name.endswith(_ASIDE):
                 with suppress(FileNotFoundError):  # another worker, which slept beyond its lease, was here before
                     path.replace(path.with_name(f"{path.stem}.{self._ledger.clock.token()}{_ASIDE}"))
 
-    def all_that_came(self, paths: Sequence[Path]) -> list[Path]:
-        """These files with those of before that were fetched once more, each line once; what came first may be more."""
-        before = sorted(self.folder.rglob(f"*{_ASIDE}"))
-        if not before:
-            return list(paths)
+    def aside(self) -> list[Path]:
+        """What came before of files that were fetched once more, and may be more than what came last."""
+        return sorted(self.folder.rglob(f"*{_ASIDE}"))
+
+    def merged(self, paths: Sequence[Path]) -> Path:
+        """One file with each line of these once."""
         merged = self.folder / f"{self._ledger.clock.token()}{_ASIDE}"
         seen: set[bytes] = set()
         try:
             with merged.open("wb") as out:
-                for line in (line.rstrip(b"\r\n") for path in [*paths, *before] for line in lines_of(path)):
+                for line in (line.rstrip(b"\r\n") for path in paths for line in lines_of(path)):
                     known = blake2b(line, digest_size=16).digest()
                     if known not in seen:
                         seen.add(known)
                         out.write(line + b"\n")
         except OSError as error:
             raise readable(error, self._home.folder) from error
-        return [merged]
+        return merged
 
     def remove(self, parsed: Parsed, paths: Sequence[Path] = ()) -> None:
         """Remove an answers file that the ledger doesn't name, and what it was read from."""

@@ -242,8 +242,7 @@ class HttpClient:
         ) as error:
             raise UnreachableError(
                 f"{self._name}: no connection to {self._origin} ({error}). Nothing was sent. "
-                "Check base_url and the network.",
-                in_haste=_in_haste(error),
+                "Check base_url and the network."
             ) from error
         except (httpx.HTTPError, zlib.error) as error:
             raise AmbiguousError(

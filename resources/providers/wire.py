@@ -13,15 +13,15 @@ from ..request import Operation, RequestSpec
 from .breaches import breach_sql
 
 _HERE = "the prompt goes here"
-_FINAL = (400, 413, 422)
-"""HTTP statuses of a row that say that the request itself is wrong: asking it again can't change that."""
+WRONG_REQUEST = (400, 413, 422)
+"""HTTP statuses that say that the request itself is wrong, not who asks or when: asking it again can't change that."""
 
 BEGINNING = r"regexp_replace(left(body->>'$', 200), '\s+', ' ', 'g')"
 STRANGE = f"'instead of an answer the provider sent ' || {BEGINNING}"
 
 _OUTCOME = f"""CASE
     WHEN code IN ('batch_expired', 'batch_cancelled') THEN 'expired'
-    WHEN status IN {_FINAL} THEN 'refused'
+    WHEN status IN {WRONG_REQUEST} THEN 'refused'
     WHEN error IS NOT NULL OR status IS NULL OR status NOT BETWEEN 200 AND 299 THEN 'errored'
     WHEN refusal IS NOT NULL OR finish = 'content_filter' THEN 'refused'
     WHEN finish = 'length' THEN 'truncated'
@@ -30,7 +30,7 @@ _OUTCOME = f"""CASE
 END"""
 _REASON = f"""CASE
     WHEN outcome = 'ok' THEN NULL
-    WHEN outcome = 'refused' AND status NOT IN {_FINAL}
+    WHEN outcome = 'refused' AND status NOT IN {WRONG_REQUEST}
         THEN coalesce(refusal, 'stopped by the provider''s content filter')
     WHEN outcome = 'truncated' THEN cut_off
     WHEN outcome = 'invalid' THEN invalid

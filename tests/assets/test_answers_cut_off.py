@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.errors import RefusedError
@@ -216,13 +217,19 @@ def test_a_key_that_is_revoked_while_a_batch_is_out_is_said_once_by_the_run(
     assert logged == [f"fake: 401, {why}. It will be tried again." for why in ("revoked", "closed")]
 
 
-def test_a_limit_that_is_refused_after_a_retry_too_leaves_the_rows_as_they_are(
-    house: House, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def refused_beyond_twenty(house: House, monkeypatch: pytest.MonkeyPatch) -> dg.AssetsDefinition:
+    """A table with a row that was cut off at 10 and at 20 tokens, more than which the provider refuses."""
     house.server.rule = cut_off_below(1_000)
     reject_more_than(20, "max_tokens is too large", monkeypatch, at_once=True)
     limited = moods(parameters={"max_tokens": 10})
     house.done(reviews("a", "b"), limited)
+    return limited
+
+
+def test_a_limit_that_is_refused_after_a_retry_too_leaves_the_rows_as_they_are(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited = refused_beyond_twenty(house, monkeypatch)
     (found,) = given_up(house.ledger, "moods")
     ask_again(house.ledger, found)
     house.server.forget()
@@ -235,10 +242,7 @@ def test_a_limit_that_is_refused_after_a_retry_too_leaves_the_rows_as_they_are(
 def test_a_refusal_counts_although_a_clock_that_was_ahead_has_dated_the_retry(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    house.server.rule = cut_off_below(1_000)
-    reject_more_than(20, "max_tokens is too large", monkeypatch, at_once=True)
-    limited = moods(parameters={"max_tokens": 10})
-    house.done(reviews("a", "b"), limited)
+    limited = refused_beyond_twenty(house, monkeypatch)
     with Database(house.ledger.home, SystemClock()).write() as c:
         c.execute(update(schema.answers).values(at=schema.answers.c.at + 10 * 86_400.0))
     (found,) = given_up(house.ledger, "moods")

@@ -12,7 +12,7 @@ from dagster_batch_llm.resources.errors import (
     RefusedError,
     UnreachableError,
 )
-from dagster_batch_llm.resources.ledger import AttemptState
+from dagster_batch_llm.resources.ledger import Attempt, AttemptState
 from dagster_batch_llm.resources.ledger.attempts import LEASE_SECONDS
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
@@ -730,6 +730,15 @@ def test_a_batch_that_is_rejected_as_a_whole_names_the_line(world: World) -> Non
     assert world.server.creates() == 1
 
 
+def ended(world: World) -> Attempt:
+    """An attempt whose batch was seen to have ended; its results are still at the provider."""
+    attempt = world.ask()
+    world.machine().send(attempt.id)
+    world.clock.sleep(61.0)
+    world.machine().poll("llm")
+    return attempt
+
+
 def test_files_that_trail_the_status_are_waited_for(world: World) -> None:
     attempt = world.ask()
     machine = world.machine()
@@ -748,10 +757,7 @@ def test_files_that_trail_the_status_are_waited_for(world: World) -> None:
 
 
 def test_answers_that_are_counted_and_trail_by_minutes_are_not_asked_and_paid_again(world: World) -> None:
-    attempt = world.ask()
-    world.machine().send(attempt.id)
-    world.clock.sleep(61.0)
-    world.machine().poll("llm")
+    attempt = ended(world)
     job = world.server.batches["batch-1"]
     output = job.pop("output_file_id")
     until = world.clock.now() + 500.0
@@ -765,10 +771,7 @@ def test_answers_that_are_counted_and_trail_by_minutes_are_not_asked_and_paid_ag
 
 
 def test_answers_that_came_are_kept_although_the_file_is_gone_before_it_can_be_fetched_once_more(world: World) -> None:
-    attempt = world.ask()
-    world.machine().send(attempt.id)
-    world.clock.sleep(61.0)
-    world.machine().poll("llm")
+    attempt = ended(world)
     name = world.server.batches["batch-1"]["output_file_id"]
     world.server.files[name] = b"".join(world.server.files[name].splitlines(keepends=True)[:2])
     world.machine().collect(attempt.id)
@@ -779,10 +782,7 @@ def test_answers_that_came_are_kept_although_the_file_is_gone_before_it_can_be_f
 
 
 def test_what_came_once_is_kept_although_other_lines_come_when_a_file_is_fetched_once_more(world: World) -> None:
-    attempt = world.ask()
-    world.machine().send(attempt.id)
-    world.clock.sleep(61.0)
-    world.machine().poll("llm")
+    attempt = ended(world)
     name = world.server.batches["batch-1"]["output_file_id"]
     lines = world.server.files[name].splitlines(keepends=True)
     world.server.files[name] = lines[0] + lines[1]
@@ -797,20 +797,14 @@ def test_what_came_once_is_kept_although_other_lines_come_when_a_file_is_fetched
 
 
 def test_a_run_that_comes_late_does_not_wait_for_long_where_less_came_than_is_counted(world: World) -> None:
-    attempt = world.ask()
-    world.machine().send(attempt.id)
-    world.clock.sleep(61.0)
-    world.machine().poll("llm")
+    attempt = ended(world)
     del world.server.batches["batch-1"]["output_file_id"]
     world.clock.sleep(4 * 3_600.0)
     world.finish(attempt, within=60.0, step=5.0)
 
 
 def test_answers_that_are_counted_and_never_come_are_missing_after_a_while(world: World) -> None:
-    attempt = world.ask()
-    world.machine().send(attempt.id)
-    world.clock.sleep(61.0)
-    world.machine().poll("llm")
+    attempt = ended(world)
     del world.server.batches["batch-1"]["output_file_id"]
     world.finish(attempt, within=1200.0)
     assert world.ledger.attempts.answers([attempt.id])[0].outcomes == {"missing": len(PROMPTS)}
@@ -851,11 +845,7 @@ def test_partial_results_of_a_cancelled_batch_are_kept(world: World) -> None:
 
 
 def test_results_of_strangers_are_an_incident(world: World) -> None:
-    attempt = world.ask()
-    machine = world.machine()
-    machine.send(attempt.id)
-    world.clock.sleep(61.0)
-    machine.poll("llm")
+    attempt = ended(world)
     job = world.server.batches["batch-1"]
     world.server.files[job["output_file_id"]] += b'{"custom_id": "nobody"}\n'
     world.finish(attempt)

@@ -253,7 +253,7 @@ def upstream() -> Iterator[str]:
         text = body["messages"][-1]["content"]
         if text == "fail":
             return 500, {"error": {"message": "failed"}}
-        return 200, {"said": text, "path": path, "key": headers["Authorization"]}
+        return 200, {"said": text, "path": path, "key": headers["authorization"]}
 
     with json_server(say) as address:
         yield f"{address}/v1"

@@ -6,13 +6,13 @@ import json
 import mimetypes
 import re
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 import openai
 import pytest
 from dagster_batch_llm.resources.local import LocalServer, ensure_server, stop_server
@@ -21,6 +21,7 @@ from dagster_batch_llm.resources.providers.openai_shape import TOKEN_KEY, OpenAI
 from dagster_batch_llm.resources.providers.profile import OPENAI
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
 
+from ..served import serving
 from .aibrix import running_model
 
 CHAT = "/v1/chat/completions"
@@ -57,36 +58,18 @@ def recorder(reply: bytes) -> Generator[tuple[str, list[Asked]]]:
     """A server that says the same to everyone and keeps what it was asked."""
     asked: list[Asked] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def respond(method: str, target: str, given: Mapping[str, str], body: bytes) -> httpx.Response:
+        headers = dict(given)
+        boundary = re.search("boundary=(.+)", headers.get("content-type", ""))
+        if boundary:  # made up anew for each request
+            headers["content-type"] = headers["content-type"].replace(boundary[1], "BOUNDARY")
+            body = body.replace(boundary[1].encode(), b"BOUNDARY")
+            headers["content-length"] = str(len(body))
+        asked.append(Asked(method, target, headers, body))
+        return httpx.Response(200, content=reply, headers={"content-type": "application/json"})
 
-        def answer(self) -> None:
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            body = self.rfile.read(int(headers.get("content-length", "0")))
-            boundary = re.search("boundary=(.+)", headers.get("content-type", ""))
-            if boundary:  # made up anew for each request
-                headers["content-type"] = headers["content-type"].replace(boundary[1], "BOUNDARY")
-                body = body.replace(boundary[1].encode(), b"BOUNDARY")
-                headers["content-length"] = str(len(body))
-            asked.append(Asked(self.command, self.path, headers, body))
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(reply)))
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(reply)
-
-        do_GET = do_POST = do_DELETE = answer
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name it overrides
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/v1", asked
-        server.shutdown()
-        thread.join()
+    with serving(respond) as address:
+        yield f"{address}/v1", asked
 
 
 @contextmanager
