@@ -160,6 +160,7 @@ class LateArrivals:
         try:
             paths = self._provider.fetch(batch, anew)
         except ProviderError:
+            shutil.rmtree(anew, ignore_errors=True)
             if is_last:
                 return first
             raise

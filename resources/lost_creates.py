@@ -20,7 +20,7 @@ _UNTOLD_SECONDS = 24 * 3600.0
 """How far our own clock may have been set forward since a send, where nothing else tells."""
 
 _FILES_SECONDS = 24 * 3600.0
-"""How long a candidate's result files are waited for; it may be a stranger's, whose files are deleted."""
+"""How long a candidate's results are looked at in vain; it may be a stranger's, whose files are deleted."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,13 @@ class Sighting:
         listing: What was listed.
         found: Batches that are proven to be ours, the one to keep first.
         undecided: Whether another one may be ours and can't be told yet.
+        unread: Whether that is so because an ended one's results can't be read.
     """
 
     listing: Listing
     found: list[tuple[Batch, Send]]
     undecided: bool = False
+    unread: bool = False
 
 
 def look_for(ledger: Ledger, provider: BatchProvider, attempt: Attempt, sends: Sequence[Send]) -> Sighting:
@@ -51,15 +53,17 @@ def look_for(ledger: Ledger, provider: BatchProvider, attempt: Attempt, sends: S
         return Sighting(listing, ours(listed, sends))
     by_token = {send.token: send for send in sends}
     found: list[tuple[Batch, Send]] = []
-    undecided = False
-    patience = sends[-1].send_deadline + provider.profile.settle + _FILES_SECONDS
+    undecided = unread = False
+    now = listing.started_at
+    patience = min(attempt.gone_since or now, now) + _FILES_SECONDS  # since the first look: it may be a late one
     for batch in _candidates(provider.profile, listing, listed, sends):
         token = _token_in_results(provider, batch) if batch.phase.ended else None
         if token in by_token:
             found.append((batch, by_token[token]))
-        elif token is None and (not batch.phase.ended or listing.started_at < patience):
-            undecided = True
-    return Sighting(listing, _best_first(found), undecided)
+        elif token is None:
+            unread |= batch.phase.ended
+            undecided |= not batch.phase.ended or now < patience
+    return Sighting(listing, _best_first(found), undecided, unread)
 
 
 def _token_in_results(provider: BatchProvider, batch: Batch) -> str | None:

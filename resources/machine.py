@@ -149,7 +149,7 @@ class BatchMachine:
         ]
         batch = found[0][0]
         first_look = self._clock.now() + self._providers[attempt.llm].profile.poll_seconds[0]
-        told = {"message": None, "slow_since": None, **batch.progress}
+        told = {"message": None, "slow_since": None, "gone_since": None, **batch.progress}
         return self._attempts.adopt(attempt, links, due=first_look, lease_until=0.0, **told)
 
     # ---- creating → ambiguous → submitted, or planned again ---------------------------------------------------
@@ -171,8 +171,10 @@ class BatchMachine:
                 if seen.found:
                     self._choose(unsure, seen.found)
                 elif seen.undecided:
-                    due = self._clock.now() + provider.profile.poll_seconds[1]
-                    self._attempts.release(unsure, due=due, slow_since=None)
+                    now = self._clock.now()
+                    since = min(unsure.gone_since or now, now) if seen.unread else None
+                    due = now + provider.profile.poll_seconds[1]
+                    self._attempts.release(unsure, due=due, slow_since=None, gone_since=since)
                 else:
                     self._absent(unsure, sends[-1], seen.listing)
             except ProviderError as error:
@@ -214,7 +216,7 @@ class BatchMachine:
         if safe and (doubt := in_another_account(self.ledger, self._providers[attempt.llm], attempt, send)):
             safe, wait = False, {"due": self._clock.now() + profile.poll_seconds[1], "message": doubt}
         if safe:
-            nothing = {"file_id": None, "revoked_at": None, "message": None, "slow_since": None}
+            nothing = dict.fromkeys(("file_id", "revoked_at", "message", "slow_since", "gone_since"))
             self._attempts.move(attempt, AttemptState.PLANNED, lease_until=0.0, **nothing)
         else:
             self._attempts.release(attempt, slow_since=None, **wait)
@@ -333,8 +335,7 @@ class BatchMachine:
                     f"Results of batch {name} can't be had from the provider any more ({error.message}). Rows that "
                     "nothing else answers have no answer and are not asked again by themselves.",
                 )
-            few = parsed.lines < sum(batch.completed for batch in batches)
-            if (lost or few) and (before := files.aside()):
+            if parsed.file.outcomes.get(absent) and (before := files.aside()):
                 files.remove(parsed)
                 parsed = files.read([files.merged([*paths, *before])], absent)
             self._close(attempt, files, parsed)

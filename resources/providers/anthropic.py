@@ -61,7 +61,11 @@ class MessageBatches(HttpProvider):
         self._requests: dict[str, BinaryIO] = {}
 
     def upload(self, path: Path, filename: str) -> str:
-        """Nothing is uploaded before the create: the file is kept open for it, whoever removes its name."""
+        """Nothing is uploaded before the create: the file is kept open for it, whoever removes its name.
+
+        But the key is tried, and the provider's clock is read, by which a lost create is looked for.
+        """
+        self._http.get(self.batches, {"limit": 1})
         self._requests[filename] = path.open("rb")
         return filename
 
@@ -90,8 +94,8 @@ class MessageBatches(HttpProvider):
             expires_at=_moment(job.get("expires_at")),
             total=running + ok + failed + cancelled + expired,
             completed=ok,
-            failed=failed,
-            result_files=(name,) if job.get("results_url") else (),
+            failed=failed + cancelled + expired,  # each of them has a line that says so
+            result_files=(name,) if status == "ended" else (),  # of an archived one it is said that they are gone
             in_one_file=True,
         )
 

@@ -196,8 +196,8 @@ class HttpClient:
         line = b""
         with self._streamed(path) as response:
             for chunk in response.iter_bytes():
-                line += chunk
-                if b"\n" in chunk or len(line) > _LONGEST_LINE:
+                line = (line + chunk).lstrip(b"\r\n")  # a blank line is none
+                if b"\n" in line or len(line) > _LONGEST_LINE:
                     break
         return line.split(b"\n", 1)[0]
 

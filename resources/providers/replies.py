@@ -67,7 +67,9 @@ def count(value: object) -> int:
 def custom_id_of(line: bytes, batch: Batch) -> str:
     """Whose a result line is."""
     try:
-        found: object = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(f"The first result line of batch {batch.id} can't be read.") from error
-    return str(mapping(found).get("custom_id"))
+        found: object = mapping(json.loads(line)).get("custom_id")
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, str):
+        raise RefusedError(f"The first result line of batch {batch.id} can't be read.")
+    return found

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import httpx
@@ -794,6 +795,20 @@ def test_what_came_once_is_kept_although_other_lines_come_when_a_file_is_fetched
     world.finish(attempt)
     world.paid_once()
     assert world.ledger.attempts.answers([attempt.id])[0].output_tokens == 3 * len(PROMPTS)
+
+
+def test_lines_about_failures_do_not_hide_that_answers_came_once_and_then_not_again(world: World) -> None:
+    attempt = ended(world)
+    job = world.server.batches["batch-1"]
+    lines = world.server.files[job["output_file_id"]].splitlines(keepends=True)
+    failure = json.loads(lines[2]) | {"response": None, "error": {"code": "server_error", "message": "no"}}
+    job["error_file_id"] = world.server.store(json.dumps(failure).encode() + b"\n")
+    job["request_counts"] = {"total": 3, "completed": 2, "failed": 1}
+    world.server.files[job["output_file_id"]] = lines[0]
+    world.machine().collect(attempt.id)
+    world.server.files[job["output_file_id"]] = lines[1]
+    world.finish(attempt)
+    assert world.ledger.attempts.answers([attempt.id])[0].outcomes == {"ok": 2, "errored": 1}
 
 
 def test_a_run_that_comes_late_does_not_wait_for_long_where_less_came_than_is_counted(world: World) -> None:

@@ -21,7 +21,7 @@ from dagster_batch_llm.resources.providers.protocol import Phase
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from ..fake_anthropic import FakeAnthropic, failed, message, text_of
-from ..fake_openai import Serve, reply_lost, request_lost
+from ..fake_openai import Serve, answers, reply_lost, request_lost
 from ..world import World
 
 CREATE = "POST /v1/messages/batches"
@@ -93,6 +93,87 @@ def test_a_lost_create_is_found_by_the_results_of_its_batch(world: Workspace) ->
     world.finish(attempt, within=48 * 3600.0, step=300.0)
     world.paid_once()
     assert world.server.creates() == 1
+
+
+@pytest.mark.parametrize("first", [b"\n", b'{"type": "meta"}\n', b"{{\n"], ids=["blank", "without an id", "no JSON"])
+def test_an_odd_first_line_does_not_say_that_a_batch_is_not_ours(world: Workspace, first: bytes) -> None:
+    attempt = world.ask()
+    world.server.on(CREATE, reply_lost)
+    world.machine().send(attempt.id)
+    world.clock.sleep(120.0)
+    world.server.tick()
+    (job,) = world.server.batches.values()
+    whole, job["_results"] = job["_results"], first + job["_results"]
+    until = world.clock.now() + 8 * 3600.0
+    while world.state(attempt) is AttemptState.AMBIGUOUS and world.clock.now() < until:
+        world.machine().step(world.now(attempt))
+        world.clock.sleep(300.0)
+    job["_results"] = whole
+    world.finish(attempt, within=8 * 3600.0, step=300.0)
+    world.paid_once()
+    assert world.server.creates() == 1
+
+
+@pytest.mark.parametrize("status", [403, 404])
+def test_one_refused_look_after_a_weekend_proves_nothing(world: Workspace, status: int) -> None:
+    attempt = world.ask()
+    world.server.on(CREATE, reply_lost)
+    world.machine().send(attempt.id)
+    world.clock.sleep(3 * 86_400.0)
+    world.server.on("GET /v1/messages/batches/msgbatch-1/results", answers(status))
+    world.finish(attempt, within=8 * 3600.0, step=300.0)
+    world.paid_once()
+    assert world.server.creates() == 1
+
+
+@pytest.mark.parametrize("ahead", [900.0, 3600.0])
+def test_a_clock_that_was_ahead_hides_no_candidate(world: Workspace, ahead: float) -> None:
+    world.server.seconds, world.clock.ahead = 7200.0, ahead
+    attempt = world.ask()
+    world.server.on(CREATE, reply_lost)
+    world.machine().send(attempt.id)
+    world.clock.sleep(60.0)
+    world.clock.ahead = 0.0
+    world.finish(attempt, within=48 * 3600.0, step=300.0)
+    world.paid_once()
+    assert world.server.creates() == 1
+
+
+def test_a_wrong_key_is_noticed_before_the_create(world: Workspace) -> None:
+    attempt = world.ask()
+    world.server.on("GET /v1/messages/batches", answers(401))
+    with pytest.raises(RefusedError):
+        world.machine().send(attempt.id)
+    assert world.server.creates() == 0
+    assert list((world.folder / "sends").glob("*")) == []
+
+
+def test_results_that_are_archived_are_gone_after_a_day_and_not_asked_again(world: Workspace) -> None:
+    attempt = world.ask()
+    world.machine().send(attempt.id)
+    world.clock.sleep(3600.0)
+    world.server.tick()
+    (job,) = world.server.batches.values()
+    job["_results"] = None
+    world.finish(attempt, within=72 * 3600.0, step=600.0)
+    assert {outcome for _, outcome, _ in world.outcomes()} == {"gone"}
+
+
+def test_a_file_that_was_cut_short_beside_an_expired_row_is_fetched_once_more(world: Workspace) -> None:
+    world.theirs.result = lambda params: {"type": "expired"} if text_of(params) == "two" else message(params)
+    attempt = world.ask()
+    world.machine().send(attempt.id)
+    world.clock.sleep(120.0)
+    world.server.tick()
+    (job,) = world.server.batches.values()
+    whole, job["_results"] = job["_results"], job["_results"].splitlines(keepends=True)[0]
+    while not world.server.seen[-1].endswith("/results"):
+        world.machine().step(world.now(attempt))
+        world.machine().poll("llm")
+        world.clock.sleep(60.0)
+    job["_results"] = whole
+    world.finish(attempt, step=60.0)
+    assert sorted(outcome for _, outcome, _ in world.outcomes()) == ["expired", "ok", "ok"]
 
 
 def test_a_create_that_never_arrived_is_asked_again(world: Workspace) -> None:
