@@ -11,7 +11,7 @@ from ..resources.duck import literal, parquet, quoted, rows, write_parquet
 from ..resources.errors import InputError
 from ..resources.home import Home
 from ..resources.providers.profile import Profile
-from ..resources.providers.wire import line_bytes_sql
+from ..resources.providers.wires.wire import line_bytes_sql
 from ..resources.request import request_key_sql
 from .task import TaskSpec
 

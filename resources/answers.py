@@ -13,9 +13,9 @@ from .duck import connect, literal, parquet, rows, write_parquet
 from .errors import StorageError
 from .home import Home
 from .ledger import AnswersFile, Attempt, Incident, Ledger, Snapshot
-from .providers.openai_wire import OPENAI_WIRE
-from .providers.wire import Wire
 from .providers.wires import WIRES
+from .providers.wires.openai import OPENAI_WIRE
+from .providers.wires.wire import Wire
 from .request import MAX_TRIES, RequestSpec, Room
 from .result_lines import read_results
 
@@ -93,7 +93,8 @@ def parse_results(
     engine = connect()
     ours = literal(f"^(?:{'|'.join(tokens)})-(0|[1-9][0-9]{{0,17}})$")
     row = f"TRY_CAST(regexp_extract(custom_id, {ours}, 1) AS BIGINT)"
-    unreadable = read_results(engine, results, f"SELECT *, {row} AS row FROM ({wire.result_sql(spec)})")
+    query = f"SELECT *, {row} AS row FROM ({wire.result_sql(spec)})"
+    unreadable = read_results(engine, results, query, row_id=wire.results.row_id)
     engine.execute(f"CREATE TEMP VIEW manifest AS FROM {parquet([manifest], MANIFEST_COLUMNS)}")
     write_parquet(engine, _matched(absent), target)
     return _summary(engine, name, target, unreadable)

@@ -20,7 +20,7 @@ from .lost_creates import in_another_account, is_anothers, is_settled, look_for,
 from .providers.http import hurried
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase
-from .providers.wire import WRONG_REQUEST
+from .providers.wires.wire import WRONG_REQUEST
 from .request import is_of_limit
 from .result_files import Missing, ResultFiles, outcome_of_absent
 from .sending import TooLateError, permission, upload
@@ -98,9 +98,9 @@ class BatchMachine:
         else:
             attempt = self._attempts.begin_send(attempt, send)
         attempt = self._attempts.renew(attempt)
-        endpoint = provider.profile.endpoints[self.ledger.looks.spec(attempt.task).operation]
+        spec = self.ledger.looks.spec(attempt.task)
         try:
-            batch = provider.create(send.file_id, endpoint, send.token, still_allowed)
+            batch = provider.create(send.file_id, spec, send.token, still_allowed)
             if is_anothers(batch, send) or self._attempts.is_linked(attempt.account, batch.id):
                 raise AmbiguousError(f"The reply to the create names batch {batch.id}, which is another send's.")
         except TooLateError:

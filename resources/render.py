@@ -15,7 +15,7 @@ from .answers import MANIFEST_COLUMNS, readable
 from .duck import connect, literal, parquet, rows
 from .errors import StorageError
 from .providers.profile import Profile
-from .providers.wire import line_sql
+from .providers.wires.wire import line_sql
 from .request import RequestSpec
 
 _ROWS_AT_ONCE = 50_000

@@ -83,11 +83,11 @@ class RequestSpec:
     @property
     def limit(self) -> int | None:
         """The longest answer in tokens that the parameters allow; None for the model's own end."""
-        return min((self.parameters[name] for name in LIMITS if _is_count(self.parameters.get(name))), default=None)
+        return min((self.parameters[name] for name in LIMITS if is_count(self.parameters.get(name))), default=None)
 
     def enlarged(self, factor: int) -> RequestSpec:
         """The same question with room for longer answers: no other task, but another request body."""
-        larger = {name: self.parameters[name] * factor for name in LIMITS if _is_count(self.parameters.get(name))}
+        larger = {name: self.parameters[name] * factor for name in LIMITS if is_count(self.parameters.get(name))}
         return replace(self, parameters={**self.parameters, **larger})
 
 
@@ -97,7 +97,8 @@ def is_of_limit(refusal: str) -> bool:
     return any(name.replace("_", " ") in words for name in (*LIMITS, "context length", "context window"))
 
 
-def _is_count(value: Any) -> bool:
+def is_count(value: Any) -> bool:
+    """Whether a limit is a number of tokens."""
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 

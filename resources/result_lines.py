@@ -17,13 +17,16 @@ _MAX_LINE_BYTES = 256 * 1024 * 1024
 _DAMAGED = "the provider's line has characters that are no text; its answer can't be trusted"
 
 
-def read_results(engine: duckdb.DuckDBPyConnection, results: Sequence[Path], query: str) -> int:
+def read_results(
+    engine: duckdb.DuckDBPyConnection, results: Sequence[Path], query: str, *, row_id: str = "custom_id"
+) -> int:
     """Fill a table ``result`` with what a query makes of ``lines(line JSON)``, numbered by ``n`` in their order.
 
     Args:
         engine: Where the table is made.
         results: Files of a JSON object per line.
         query: A row per line, with custom_id, outcome, reason and vector among its columns.
+        row_id: The field of a line that names its row.
 
     Returns:
         The number of lines in which no id could be read. Those of them that could be mended are in the table twice:
@@ -38,7 +41,7 @@ def read_results(engine: duckdb.DuckDBPyConnection, results: Sequence[Path], que
             _fill(engine, filled, query)
         unread = [n for (n,) in rows(engine, "SELECT n FROM result WHERE custom_id IS NULL")]
         if unread:
-            _add_mended(engine, query, _mended(filled, set(unread)))
+            _add_mended(engine, query, _mended(filled, set(unread), row_id))
     return len(unread)
 
 
@@ -69,10 +72,10 @@ def _add_mended(engine: duckdb.DuckDBPyConnection, query: str, mended: Sequence[
         """)
 
 
-def _mended(files: Sequence[Path], numbers: set[int]) -> list[tuple[str, bool]]:
+def _mended(files: Sequence[Path], numbers: set[int], row_id: str) -> list[tuple[str, bool]]:
     """Those of the lines with these numbers that are objects in spite of a few bytes, and whether nothing was lost."""
     lines = (raw for path in files for raw in lines_of(path))
-    found = (_mend(raw) for n, raw in enumerate(lines, 1) if n in numbers)
+    found = (_mend(raw, row_id) for n, raw in enumerate(lines, 1) if n in numbers)
     return [line for line in found if line is not None]
 
 
@@ -82,12 +85,12 @@ def lines_of(path: Path) -> Iterator[bytes]:
         yield from (raw for raw in stream if raw.strip())
 
 
-def _mend(raw: bytes) -> tuple[str, bool] | None:
+def _mend(raw: bytes, row_id: str) -> tuple[str, bool] | None:
     """A line in valid JSON, if it is an object but for control characters, bytes that are no UTF-8, half surrogates."""
     said = raw.decode(errors="replace")
     try:
         found: object = json.loads(said, strict=False)
-        if not isinstance(found, dict) or not isinstance(cast("dict[str, object]", found).get("custom_id"), str):
+        if not isinstance(found, dict) or not isinstance(cast("dict[str, object]", found).get(row_id), str):
             return None
         escaped = json.dumps(found, ensure_ascii=False)
     except (ValueError, RecursionError):

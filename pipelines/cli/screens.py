@@ -14,7 +14,8 @@ from rich.text import Text
 from ...assets.report import reused, tokens
 from ...resources.ledger import OPEN_ATTEMPTS, Attempt, Ledger, Plan, PlanId, PlanState, schema
 from ...resources.operations import advice, why_it_waits
-from ...resources.providers import profile
+from ...resources.providers.catalogue import PROFILES
+from ...resources.providers.profile import Profile
 from ...resources.visible import visible
 
 
@@ -126,11 +127,10 @@ def incidents(ledger: Ledger) -> RenderableType:
 
 
 def providers() -> RenderableType:
-    """What a provider takes and how long things take, a column per provider."""
-    known = [value for value in vars(profile).values() if isinstance(value, profile.Profile)]
-    table = grid("", *(f">{one.name}" for one in known))
-    for heading, said in _LIMITS.items():
-        table.add_row(heading, *(plain(said(one)) for one in known))
+    """What a provider takes and how long things take, a line per provider."""
+    table = grid("provider", *_LIMITS)
+    for one in PROFILES:
+        table.add_row(plain(one.name), *(plain(said(one)) for said in _LIMITS.values()))
     return table
 
 
@@ -191,13 +191,13 @@ def grid(*headings: str) -> Table:
     return table
 
 
-_LIMITS: Mapping[str, Callable[[profile.Profile], str]] = {
-    "requests in a batch": lambda one: f"{one.max_rows:,}",
-    "request file, MB": lambda one: f"{one.max_bytes / 1e6:g}",
-    "one request, MB": lambda one: f"{one.max_line_bytes / 1e6:g}",
-    "windows, the default first": lambda one: ", ".join(one.windows),
-    "a batch is looked at every": lambda one: " to ".join(map(duration, one.poll_seconds)),
-    "a lost create is sent again": lambda one: (
+_LIMITS: Mapping[str, Callable[[Profile], str]] = {
+    ">requests": lambda one: f"{one.max_rows:,}",
+    ">file, MB": lambda one: f"{one.max_bytes / 1e6:g}",
+    ">request, MB": lambda one: f"{one.max_line_bytes / 1e6:g}",
+    "windows": lambda one: ", ".join(one.windows),
+    "looked at every": lambda one: " to ".join(map(duration, one.poll_seconds)),
+    "lost create is sent again": lambda one: (
         "when its file is deleted" if one.revocable else f"after {duration(one.settle)}"
     ),
 }

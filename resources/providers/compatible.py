@@ -5,9 +5,24 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..errors import UserError
-from .profile import COMPATIBLE
+from .profile import About, Certainty, Profile
 from .protocol import BatchProvider
 from .resource import BatchResource, clean_key
+
+# Nobody documents these for all servers: the smaller of what OpenAI, Doubleword and AIBrix 0.8 take.
+COMPATIBLE = Profile(
+    name="openai-compatible",
+    about=About(
+        title="any server that offers `/files` and `/batches` as OpenAI does",
+        found_by="its token or its input file; a listing that can't be read to its end proves nothing",
+        certainty=Certainty.RUN,
+        read="2026-11-25",
+        structured="JSON schema, as the model's server takes it",
+        uncertain=("every server but AIBrix 0.8, which is what was run",),
+    ),
+    max_bytes=100_000_000,
+    max_line_bytes=10_000_000,
+)
 
 _A_DAY = 86_400.0
 

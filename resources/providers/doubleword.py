@@ -5,9 +5,30 @@ from __future__ import annotations
 import re
 
 from ..errors import UserError
-from .profile import DOUBLEWORD
+from .profile import About, Certainty, Profile
 from .protocol import BatchProvider
 from .resource import BatchResource, clean_key
+
+# Read on 2026-11-25 in the server's public source, doublewordai/control-layer at 062af86 of 2026-08-21; the hosted
+# service may run another version. Windows and 100 MiB per file: config.yaml and dwctl/src/config.rs; 10 MiB per request
+# body: `max_body_size` there. Rows per file have no limit by default; 50,000 is what a commented line there proposes.
+# The listing has a `search` that would find a batch by its token. It isn't used: if it didn't reach the metadata, a
+# batch that is there would be proven absent and be paid twice.
+DOUBLEWORD = Profile(
+    name="doubleword",
+    about=About(
+        title="Doubleword",
+        found_by="its token or its input file, in the whole listing",
+        certainty=Certainty.UNVERIFIED,
+        read="2026-11-25",
+        structured="strict JSON schema, as the model's server takes it",
+        uncertain=("whether the hosted service takes 1h for batches", "its prices"),
+    ),
+    max_bytes=100_000_000,
+    max_line_bytes=10_000_000,
+    windows=("24h", "1h"),
+    expires=False,
+)
 
 
 class DoublewordBatch(BatchResource):

@@ -9,9 +9,29 @@ from urllib.parse import urlsplit
 
 from ..errors import StorageError, UnreachableError
 from ..ledger import default_home
-from .profile import LOCAL
+from .profile import About, Certainty, Profile
 from .protocol import BatchProvider
 from .resource import BatchResource
+
+# Our own loopback server: a create whose input file is gone is refused, and a listing reads the same database.
+LOCAL = Profile(
+    name="local",
+    about=About(
+        title="this machine",
+        found_by="its token; the input file of a create that is given up is deleted first",
+        certainty=Certainty.RUN,
+        read="2026-11-25",
+        structured="nearest of the listed values",
+    ),
+    max_rows=10_000,
+    max_bytes=50_000_000,
+    max_line_bytes=1_000_000,
+    keeps_seconds=30 * 86_400.0,
+    revocable=True,
+    listing_lag=0.0,
+    answers_late=0.0,
+    poll_seconds=(1.0, 5.0),
+)
 
 _ENGINE = "local/all-MiniLM-L6-v2"
 _EMULATOR = "local/emulator"

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Any
 
 from ..clock import Clock
-from ..errors import ProviderError, RefusedError
+from ..request import RequestSpec
 from ..visible import visible
 from .http import HttpClient
-from .over_http import HttpProvider
-from .profile import Profile, Recovery
+from .profile import Profile
 from .protocol import Batch, Phase, Problem
-from .replies import an_object, count, id_of, items_of, mapping, path_part, seconds
+from .replies import an_object, count, id_of, items_of, mapping, moment, seconds
+from .with_files import FilesProvider
 
 TOKEN_KEY = "batch_llm_token"  # noqa: S105 - the metadata key that marks a batch as ours, not a secret
-
-_A_MOMENT = 2.0
 
 _PHASES = {
     "validating": Phase.QUEUED,
@@ -33,7 +29,7 @@ _PHASES = {
 }
 
 
-class OpenAIShape(HttpProvider):
+class OpenAIShape(FilesProvider):
     """A `BatchProvider` for one account on one OpenAI-shaped server.
 
     Args:
@@ -52,57 +48,13 @@ class OpenAIShape(HttpProvider):
     def parse(self, body: object) -> Batch:
         return parse_batch(body)
 
-    def content(self, file: str) -> str:
-        return f"/files/{path_part(file)}/content"
-
-    def upload(self, path: Path, filename: str) -> str:
-        reply = self._http.upload("/files", {"purpose": "batch"}, path, filename)
-        return id_of(an_object(reply.body))
-
-    def create(self, file_id: str, endpoint: str, token: str, still_allowed: Callable[[], None]) -> Batch:
-        body = {
+    def asked(self, file_id: str, spec: RequestSpec, token: str) -> Mapping[str, Any]:
+        return {
             "input_file_id": file_id,
-            "endpoint": endpoint,
+            "endpoint": self._profile.endpoints[spec.operation],
             "completion_window": self._window,
             "metadata": {TOKEN_KEY: token},
         }
-        idempotent = self._profile.recovery is Recovery.IDEMPOTENT
-        reply = self._http.post_once(
-            "/batches", body, still_allowed, {"Idempotency-Key": token} if idempotent else None
-        )
-        return parse_batch(reply.body)
-
-    def has_file(self, file_id: str) -> bool:
-        try:
-            self._http.get(f"/files/{path_part(file_id)}")
-        except ProviderError as error:
-            if error.status not in {404, 405, 410, 501}:
-                raise
-            return not error.is_gone
-        return True
-
-    def shows_files(self) -> bool:
-        with tempfile.TemporaryDirectory(prefix="batch_llm_") as scratch:
-            probe = Path(scratch) / "probe.jsonl"
-            probe.write_text("{}\n")
-            try:
-                file_id = self.upload(probe, probe.name)
-            except RefusedError:  # a server that reads what is uploaded
-                return True
-        shown = self.has_file(file_id)
-        if not shown:  # it may take a moment
-            self._clock.sleep(_A_MOMENT)
-            shown = self.has_file(file_id)
-        with suppress(ProviderError):
-            self.delete_file(file_id)
-        return shown
-
-    def delete_file(self, file_id: str) -> None:
-        try:
-            self._http.delete(f"/files/{path_part(file_id)}")
-        except RefusedError as error:
-            if error.status != 404:
-                raise
 
 
 def parse_batch(body: object) -> Batch:
@@ -114,8 +66,8 @@ def parse_batch(body: object) -> Batch:
         id=id_of(job),
         phase=_PHASES.get(status.lower(), Phase.UNKNOWN),
         status=status,
-        created_at=seconds(job.get("created_at")),
-        expires_at=seconds(job.get("expires_at")),
+        created_at=_time(job.get("created_at")),
+        expires_at=_time(job.get("expires_at")),
         input_file_id=str(job["input_file_id"]) if job.get("input_file_id") else None,
         metadata={str(k): str(v) for k, v in metadata.items()},
         total=count(counts.get("total")),
@@ -129,3 +81,8 @@ def parse_batch(body: object) -> Batch:
 def _problem(body: object) -> Problem:
     fields = mapping(body) or {"message": body}
     return Problem(visible(str(fields.get("code"))), str(fields.get("message")), count(fields.get("line")) or None)
+
+
+def _time(value: object) -> float | None:
+    """Unix seconds at OpenAI, a text at some others."""
+    return moment(value) if isinstance(value, str) else seconds(value)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..clock import Clock, SystemClock
 from ..errors import AmbiguousError, RefusedError
@@ -16,9 +16,11 @@ from ..file_names import digest
 from .http import HttpClient
 from .profile import Profile
 from .protocol import Batch, Listing
-from .replies import an_object, custom_id_of, listed, path_part
+from .replies import listed, mapping, path_part, row_id_of
 
 _LONGEST_LAST_LINE = 64 * 1024 * 1024
+_FEW = 20
+"""A listing without pages that has fewer batches isn't cut: nobody cuts so early."""
 
 
 class HttpProvider(ABC):
@@ -33,10 +35,16 @@ class HttpProvider(ABC):
 
     batches: ClassVar[str] = "/batches"
     """Path of the listing; a batch is below it."""
-    page: ClassVar[int] = 100
-    """Most batches that one page of the listing may have."""
-    after: ClassVar[str] = "after"
-    """The parameter that names the last batch of the page before."""
+    cancelling: ClassVar[str] = "/cancel"
+    """What follows a batch's path when it is to be cancelled."""
+    listing: ClassVar[str] = "data"
+    """The field of a page that has the batches; empty if it is nothing but them."""
+    omits_empty: ClassVar[bool] = False
+    """Whether a page without that field is an empty one, as where JSON is made of protocol buffers."""
+    page: ClassVar[Mapping[str, str | int]] = {"limit": 100}
+    """How a page is asked for."""
+    paged: ClassVar[bool] = True
+    """Whether the listing has pages; one that has none may still be cut."""
 
     def __init__(self, profile: Profile, http: HttpClient, *, account: str, clock: Clock | None = None) -> None:
         self._profile = profile
@@ -51,6 +59,11 @@ class HttpProvider(ABC):
     @abstractmethod
     def content(self, file: str) -> str:
         """The path of one of an ended batch's result files."""
+
+    def next_page(self, page: Mapping[str, Any], last: Batch | None) -> Mapping[str, str | int] | None:
+        """What the page after this one is asked for by; None if this is the last one, or `last` of it isn't there."""
+        # A server that doesn't say whether there is more may cut pages as it likes: only an empty one is the last.
+        return {"after": last.id} if last is not None and page.get("has_more", True) else None
 
     @property
     def profile(self) -> Profile:
@@ -72,23 +85,25 @@ class HttpProvider(ABC):
         if since > started:
             since = 0.0  # by a clock that was ahead then: it tells nothing
         found: dict[str, Batch] = {}
-        params: dict[str, str | int] = {"limit": self.page}
+        asked: Mapping[str, str | int] = self.page
         offset: tuple[float, float] | None = None
         while True:
-            reply = self._http.get(self.batches, params)
+            reply = self._http.get(self.batches, asked)
             offset = offset or reply.clock_offset
             # Without a Date header the provider's clock may be an hour off; listing more costs a page, not money.
             oldest = min(since + (offset[0] - 300.0 if offset else -3600.0), (there or math.inf) - 300.0)
-            page = an_object(reply.body)
-            batches = [self.parse(item) for item in listed(page)]
+            batches = [self.parse(item) for item in listed(reply.body, self.listing, empty=self.omits_empty)]
             known = len(found)
             # An older one is kept too: its time may be as wrong as a clock can be, and ours is known by its token.
             found |= {b.id: b for b in batches}
-            # A server that doesn't say whether there is more may cut pages as it likes: only an empty one is the last.
-            ended = _reaches_past(batches, oldest) or not page.get("has_more", True) or not batches
-            if ended or len(found) == known:  # nothing but what was listed before: it can't be paged through
+            following = self.next_page(mapping(reply.body), batches[-1] if batches else None) if self.paged else None
+            ended = _reaches_past(batches, oldest) or (following is None and (self.paged or len(batches) < _FEW))
+            asked_next = {**self.page, **(following or {})}
+            # Nothing but what was listed before: it can't be paged through.
+            same = asked_next == asked or (len(batches) > 0 and len(found) == known)
+            if ended or following is None or same:
                 return Listing(tuple(found.values()), complete=ended, started_at=started, clock_offset=offset)
-            params = {"limit": self.page, self.after: batches[-1].id}
+            asked = asked_next
 
     def fetch(self, batch: Batch, folder: Path) -> list[Path]:
         paths: list[Path] = []
@@ -118,12 +133,12 @@ class HttpProvider(ABC):
         for file_id in batch.result_files:
             line = self._http.first_line(self.content(file_id))
             if line:
-                return custom_id_of(line, batch)
+                return row_id_of(line, self._profile.wire.results.row_id, batch)
         return None
 
     def cancel(self, batch_id: str) -> None:
         try:
-            self._http.post_once(f"{self.batches}/{path_part(batch_id)}/cancel", None, _always)
+            self._http.post_once(f"{self.batches}/{path_part(batch_id)}{self.cancelling}", None, always)
         except (RefusedError, AmbiguousError):  # servers say 400 or 409 of a batch that has ended
             if not self.check(batch_id).phase.ended:
                 raise
@@ -158,5 +173,5 @@ def ends_whole(path: Path) -> bool:
         return False
 
 
-def _always() -> None:
+def always() -> None:
     """Cancelling is never too late."""

@@ -1,4 +1,4 @@
-"""Facts about providers, as data. Each names its source and the day it was read."""
+"""What differs between providers, as data: each provider's file has its own, with the source of each fact."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from enum import StrEnum
 
 from ..errors import InputError
 from ..request import RequestSpec
-from .anthropic_wire import ANTHROPIC_WIRE
-from .openai_wire import OPENAI_WIRE
-from .wire import Wire
+from .wires.openai import OPENAI_WIRE
+from .wires.parameters import Parameters
+from .wires.wire import Wire
 
 
 class Recovery(StrEnum):
@@ -24,18 +24,59 @@ class Recovery(StrEnum):
     """The same create with the same token is the same batch, as long as the provider remembers it."""
 
 
+class Certainty(StrEnum):
+    """How sure it is that what is written here is what the provider does. No test here has an account."""
+
+    RUN = "run against the server itself"
+    COMPARED = "compared with the provider's own package"
+    UNVERIFIED = "unverified: written after its documentation"
+
+
+@dataclass(frozen=True)
+class About:
+    """What people want to know of a provider before they choose it.
+
+    Attributes:
+        title: As it calls itself.
+        found_by: What a create whose reply was lost is found by, in words.
+        certainty: How sure that is.
+        read: The day on which its facts were read.
+        discount: Of its batches, against its realtime price; empty if nothing is published.
+        structured: How an answer is held to a schema.
+        uncertain: What could not be made sure of, each in a sentence's part.
+    """
+
+    title: str
+    found_by: str
+    certainty: Certainty
+    read: str
+    discount: str = ""
+    structured: str = "strict JSON schema"
+    uncertain: tuple[str, ...] = ()
+
+
+_A_SERVER = About("a server", "its token or its input file, in the whole listing", Certainty.UNVERIFIED, "never")
+
+
 @dataclass(frozen=True)
 class Profile:
     """What differs between providers.
 
     Attributes:
         name: Short name, used in messages and file names.
+        about: For docs/providers.md.
         wire: How it writes requests and results.
         max_rows: Most requests in one batch.
+        min_rows: Fewest requests in one batch.
         max_bytes: Most bytes in one request file.
         max_line_bytes: Most bytes in one request; a longer row becomes an error row.
+        max_open: Most batches of one account that may be under way; None if there is no such limit.
         windows: Completion windows the provider takes; the first is the default.
+        expires: Whether a batch ends at its window.
+        keeps_seconds: How long after its creation a batch's results are kept; None if for good, or in your own bucket.
         queue_full_codes: Validation errors that mean "later", not "never".
+        endpoints: Operation → the path that answers it; what isn't named has no batches.
+        parameters: Operation → what a task may set; what isn't named takes everything as it is.
         revocable: Whether a create that names a deleted input file is certain to fail.
         listing_lag: Seconds after which a created batch is sure to be listed.
         settle: Seconds after which an unanswered create can no longer take effect.
@@ -47,15 +88,21 @@ class Profile:
     """
 
     name: str
+    about: About = _A_SERVER
     wire: Wire = OPENAI_WIRE
     max_rows: int = 50_000
+    min_rows: int = 1
     max_bytes: int = 200_000_000
     max_line_bytes: int = 20_000_000
+    max_open: int | None = None
     windows: tuple[str, ...] = ("24h",)
+    expires: bool = True
+    keeps_seconds: float | None = None
     queue_full_codes: frozenset[str] = frozenset({"token_limit_exceeded"})
     endpoints: Mapping[str, str] = field(
         default_factory=lambda: {"chat": "/v1/chat/completions", "embedding": "/v1/embeddings"}
     )
+    parameters: Mapping[str, Parameters] = field(default_factory=dict[str, Parameters])
     revocable: bool = False
     listing_lag: float = 120.0
     settle: float = 1800.0
@@ -66,10 +113,10 @@ class Profile:
     send_seconds: float = 30.0
 
     def line_parts(self, spec: RequestSpec) -> tuple[str, str, str]:
-        """`Wire.line_parts` with this provider's endpoint.
+        """`Wire.line_parts` with this provider's endpoint, and the parameters where it has them.
 
         Raises:
-            InputError: It has no batches of this kind, or the parameters can't be sent.
+            InputError: It has no batches of this kind, or the task can't be said in its way.
         """
         if spec.operation not in self.endpoints:
             offered = ", ".join(sorted(self.endpoints))
@@ -77,50 +124,16 @@ class Profile:
                 f"{self.name} has no batches for requests of kind {spec.operation.value!r} (it has {offered}). Name "
                 "another provider with llm='…'."
             )
-        return self.wire.line_parts(spec, self.endpoints[spec.operation])
+        try:
+            return self.wire.line_parts(self.placed(spec), self.endpoints[spec.operation])
+        except InputError as error:
+            raise InputError(f"{self.name}: {error.message}") from error
 
+    def placed(self, spec: RequestSpec) -> RequestSpec:
+        """The task with its parameters as this provider calls them.
 
-# Limits: the batches.create docstring of the openai Python package 3.57.0, read 2026-11-24. A limit per line
-# is documented nowhere; 20 MB keeps one row from filling a file. Whether a deleted input file stops a late
-# create is unverified, so it is not relied upon.
-OPENAI = Profile(name="openai")
-
-# Read on 2026-11-25 in the server's public source, doublewordai/control-layer at 062af86 of 2026-08-21; the hosted
-# service may run another version. Windows and 100 MiB per file: config.yaml and dwctl/src/config.rs; 10 MiB per request
-# body: `max_body_size` there. Rows per file have no limit by default; 50,000 is what a commented line there proposes.
-# The listing has a `search` that would find a batch by its token. It isn't used: if it didn't reach the metadata, a
-# batch that is there would be proven absent and be paid twice.
-DOUBLEWORD = Profile(
-    name="doubleword",
-    max_bytes=100_000_000,
-    max_line_bytes=10_000_000,
-    windows=("24h", "1h"),
-)
-
-# Limits: platform.claude.com's page on batches, read 2026-11-24: 100,000 requests or 256 MB, all in one create, hence
-# the longer time to send it. That page also proposes a look once a minute. A batch has no field of ours.
-ANTHROPIC = Profile(
-    name="anthropic",
-    wire=ANTHROPIC_WIRE,
-    max_rows=100_000,
-    max_bytes=250_000_000,
-    endpoints={"chat": "/v1/messages"},
-    recovery=Recovery.RESULTS,
-    poll_seconds=(60.0, 300.0),
-    send_seconds=300.0,
-)
-
-# Nobody documents these for all servers: the smaller of what OpenAI, Doubleword and AIBrix 0.8 take.
-COMPATIBLE = Profile(name="openai-compatible", max_bytes=100_000_000, max_line_bytes=10_000_000)
-
-# Our own loopback server: a create whose input file is gone is refused, and a listing reads the same database.
-LOCAL = Profile(
-    name="local",
-    max_rows=10_000,
-    max_bytes=50_000_000,
-    max_line_bytes=1_000_000,
-    revocable=True,
-    listing_lag=0.0,
-    answers_late=0.0,
-    poll_seconds=(1.0, 5.0),
-)
+        Raises:
+            InputError: One of them can't be set here.
+        """
+        taken = self.parameters.get(spec.operation)
+        return taken.placed(spec) if taken else spec

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
+from ..request import RequestSpec
 from .profile import Profile
 
 
@@ -115,7 +116,7 @@ class BatchProvider(Protocol):
         """Upload a request file; gives its id. Safe to repeat: a second copy is never asked."""
         ...
 
-    def create(self, file_id: str, endpoint: str, token: str, still_allowed: Callable[[], None]) -> Batch:
+    def create(self, file_id: str, spec: RequestSpec, token: str, still_allowed: Callable[[], None]) -> Batch:
         """Create a batch with exactly one POST, which is never repeated here; equal arguments give equal bytes.
 
         `still_allowed` is called in the last moment before the body leaves; if it raises, nothing was sent.

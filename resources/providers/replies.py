@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -40,10 +41,14 @@ def path_part(name: str) -> str:
     return quote(name, safe="")
 
 
-def listed(page: Mapping[str, Any]) -> list[object]:
-    """A page's items. A reply that has none isn't an empty listing: what is not listed is asked again."""
-    items: object = page.get("data", page)
-    if items is not None and not isinstance(items, list):
+def listed(page: object, field: str, *, empty: bool = False) -> list[object]:
+    """A page's items, in a field of it; without a name for that, the page itself.
+
+    A reply that has none isn't an empty listing, unless the server leaves out what is `empty`: what is not listed is
+    asked again.
+    """
+    items: object = an_object(page).get(field, None if empty else page) if field else page
+    if (items is None and not field) or (items is not None and not isinstance(items, list)):
         raise AmbiguousError(f"The server answered {str(page)[:100]!r} where a list of batches was expected.")
     return cast("list[object]", items or [])
 
@@ -54,6 +59,15 @@ def items_of(body: Mapping[str, Any]) -> list[object]:
     return cast("list[object]", items) if isinstance(items, list) else []
 
 
+def moment(value: object) -> float | None:
+    """A time in ISO 8601, if it can be one: Unix seconds. One without a time zone is UTC."""
+    try:
+        found = datetime.fromisoformat(str(value))
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
 def seconds(value: object) -> float | None:
     """A time that can be one: Unix seconds before the year 10000."""
     return float(value) if isinstance(value, int | float) and 0 <= value < _END_OF_TIME else None
@@ -61,13 +75,15 @@ def seconds(value: object) -> float | None:
 
 def count(value: object) -> int:
     """A number of things, if it can be one."""
+    if isinstance(value, str) and value.isascii() and value.isdecimal():  # 64-bit numbers are texts in JSON at Google
+        value = int(value[:20])
     return value if isinstance(value, int) and 0 <= value < _MOST else 0
 
 
-def custom_id_of(line: bytes, batch: Batch) -> str:
+def row_id_of(line: bytes, field: str, batch: Batch) -> str:
     """Whose a result line is."""
     try:
-        found: object = mapping(json.loads(line)).get("custom_id")
+        found: object = mapping(json.loads(line)).get(field)
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, str):

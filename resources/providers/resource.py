@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import dagster as dg
@@ -52,10 +52,12 @@ class BatchResource(dg.ConfigurableResource[BatchProvider], ABC):
         window: str | None = None,
         account: str | None = None,
         when_away: Callable[[], str | None] | None = None,
+        headers: Mapping[str, str] | None = None,
+        shape: type[OpenAIShape] = OpenAIShape,
     ) -> BatchProvider:
         """A client for one address, whose batches belong to that address unless `account` says otherwise."""
-        http = HttpClient(name=profile.name, base_url=base_url, api_key=api_key, when_away=when_away)
-        return OpenAIShape(self.limited(profile), http, account=account or base_url.rstrip("/"), window=window)
+        http = HttpClient(name=profile.name, base_url=base_url, api_key=api_key, when_away=when_away, headers=headers)
+        return shape(self.limited(profile), http, account=account or base_url.rstrip("/"), window=window)
 
 
 def clean_key(name: str, key: str, variable: str) -> str:

@@ -18,6 +18,7 @@ from dagster_batch_llm.resources.errors import RefusedError
 from dagster_batch_llm.resources.providers.openai_shape import TOKEN_KEY
 from dagster_batch_llm.resources.providers.profile import Profile
 from dagster_batch_llm.resources.providers.protocol import Batch, BatchProvider, Listing, Phase, Problem
+from dagster_batch_llm.resources.request import RequestSpec
 
 Rule = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 """(prompt, request body) → a result line without its custom_id."""
@@ -220,7 +221,7 @@ class FakeProvider:
         self._server.calls["upload"] += 1
         return self._server.keep_file(path.read_bytes())
 
-    def create(self, file_id: str, endpoint: str, token: str, still_allowed: Callable[[], None]) -> Batch:
+    def create(self, file_id: str, spec: RequestSpec, token: str, still_allowed: Callable[[], None]) -> Batch:
         still_allowed()
         self._server.calls["create"] += 1
         return self._server.create(file_id, token)

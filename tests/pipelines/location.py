@@ -11,6 +11,7 @@ from dagster_batch_llm.assets import classify_asset, embed_asset
 from dagster_batch_llm.pipelines import batch_llm_defs
 from dagster_batch_llm.resources import DuckDBTables, LocalBatch
 from dagster_batch_llm.resources.providers.protocol import Batch, BatchProvider
+from dagster_batch_llm.resources.request import RequestSpec
 
 HERE = Path(os.environ["TEST_LOCATION_HOME"])
 GROUPS = ["a", "b", "c", "d", "e", "f", "g", "h", "i"]
@@ -77,8 +78,8 @@ class DeadlyBatch(LocalBatch):
         provider = super().provider()
         create = provider.create
 
-        def create_and_die(file_id: str, endpoint: str, token: str, still_allowed: Callable[[], None]) -> Batch:
-            created = create(file_id, endpoint, token, still_allowed)
+        def create_and_die(file_id: str, spec: RequestSpec, token: str, still_allowed: Callable[[], None]) -> Batch:
+            created = create(file_id, spec, token, still_allowed)
             if KILL.exists():
                 KILL.unlink()
                 os.kill(os.getpid(), signal.SIGKILL)

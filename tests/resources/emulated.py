@@ -21,8 +21,9 @@ from dagster_batch_llm.resources.local.store import Store
 from dagster_batch_llm.resources.local.worker import Worker
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.http import HttpClient
+from dagster_batch_llm.resources.providers.openai import OPENAI
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
-from dagster_batch_llm.resources.providers.profile import OPENAI, Profile
+from dagster_batch_llm.resources.providers.profile import Profile
 from starlette.types import Message
 
 from .fake_clock import FakeClock

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from dagster_batch_llm.resources.ledger import Attempt, AttemptState
 from dagster_batch_llm.resources.providers.http import _date  # pyright: ignore[reportPrivateUsage]
-from dagster_batch_llm.resources.providers.profile import OPENAI, Recovery
+from dagster_batch_llm.resources.providers.openai import OPENAI
+from dagster_batch_llm.resources.providers.profile import Recovery
 
 from .effects import Died, Effects
 from .fake_openai import Fault, Serve, answers, reply_lost, twice

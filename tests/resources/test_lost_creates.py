@@ -9,7 +9,8 @@ import pytest
 from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.ledger import Attempt, AttemptId, AttemptState, PlanState
 from dagster_batch_llm.resources.ledger.attempts import LEASE_SECONDS
-from dagster_batch_llm.resources.providers.profile import OPENAI, Profile, Recovery
+from dagster_batch_llm.resources.providers.openai import OPENAI
+from dagster_batch_llm.resources.providers.profile import Profile, Recovery
 
 from .effects import Died, Effects
 from .fake_openai import answers, changed, replies, reply_lost, request_lost

@@ -18,6 +18,7 @@ from dagster_batch_llm.resources.ledger.attempts import LEASE_SECONDS
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
 from dagster_batch_llm.resources.providers.protocol import Batch
+from dagster_batch_llm.resources.request import RequestSpec
 
 from .effects import Died, Effects
 from .fake_openai import (
@@ -434,9 +435,9 @@ class _Stopped(OpenAIShape):
         super().__init__(world.profile, world.http(), account="acme", clock=world.clock)
         self._meanwhile = meanwhile
 
-    def create(self, file_id: str, endpoint: str, token: str, still_allowed: Callable[[], None]) -> Batch:
+    def create(self, file_id: str, spec: RequestSpec, token: str, still_allowed: Callable[[], None]) -> Batch:
         self._meanwhile()
-        return super().create(file_id, endpoint, token, still_allowed)
+        return super().create(file_id, spec, token, still_allowed)
 
 
 def stopped_before_its_write(world: World, meanwhile: Callable[[], None]) -> BatchMachine:

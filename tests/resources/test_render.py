@@ -8,8 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dagster_batch_llm.resources.errors import StorageError
-from dagster_batch_llm.resources.providers.openai_wire import OPENAI_WIRE
-from dagster_batch_llm.resources.providers.profile import LOCAL, OPENAI, Profile
+from dagster_batch_llm.resources.providers.compatible import COMPATIBLE
+from dagster_batch_llm.resources.providers.local import LOCAL
+from dagster_batch_llm.resources.providers.openai import OPENAI
+from dagster_batch_llm.resources.providers.profile import Profile
+from dagster_batch_llm.resources.providers.wires.openai import OPENAI_WIRE
 from dagster_batch_llm.resources.render import cut, write_request_file
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from hypothesis import example, given, settings
@@ -48,7 +51,7 @@ SPECS = [
 TOKEN = "0123456789abcdef01234567"
 
 
-def written(folder: Path, spec: RequestSpec, prompts: list[str], profile: Profile = OPENAI) -> bytes:
+def written(folder: Path, spec: RequestSpec, prompts: list[str], profile: Profile = COMPATIBLE) -> bytes:
     keys = [str(number) for number in range(len(prompts))]
     path = folder / "new" / "sends.jsonl"
     write_request_file(

@@ -16,8 +16,9 @@ from dagster_batch_llm.resources.ledger import Attempt, AttemptId, AttemptState,
 from dagster_batch_llm.resources.ledger.connect import Database
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.http import HttpClient
+from dagster_batch_llm.resources.providers.openai import OPENAI
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
-from dagster_batch_llm.resources.providers.profile import OPENAI, Profile
+from dagster_batch_llm.resources.providers.profile import Profile
 from dagster_batch_llm.resources.request import Operation, RequestSpec, TaskHash
 
 from .fake_clock import FakeClock

@@ -14,7 +14,7 @@ from dagster_batch_llm.resources.ledger.attempts import Attempts
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers import over_http
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
-from dagster_batch_llm.resources.providers.wire import Wire
+from dagster_batch_llm.resources.providers.wires.wire import Wire
 from dagster_batch_llm.resources.result_files import Missing, ResultFiles
 
 from .broken_rule import Patch, Rule, always, swapped

@@ -25,10 +25,10 @@ from dagster_batch_llm.resources.answers import MAX_UNRUN, Absent, Parsed
 from dagster_batch_llm.resources.duck import make_durable
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import AnswersFile, Attempt, AttemptId, AttemptState, Ledger, Plan, Snapshot
-from dagster_batch_llm.resources.providers.openai_wire import OPENAI_WIRE
 from dagster_batch_llm.resources.providers.profile import Profile
 from dagster_batch_llm.resources.providers.protocol import BatchProvider
-from dagster_batch_llm.resources.providers.wire import Wire
+from dagster_batch_llm.resources.providers.wires.openai import OPENAI_WIRE
+from dagster_batch_llm.resources.providers.wires.wire import Wire
 from dagster_batch_llm.resources.request import RequestSpec
 
 Row = dict[str, Any]

@@ -7,17 +7,18 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
 import pytest
 from dagster_batch_llm.resources.errors import RefusedError
 from dagster_batch_llm.resources.ledger import AttemptState
+from dagster_batch_llm.resources.providers.compatible import COMPATIBLE
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
-from dagster_batch_llm.resources.providers.profile import COMPATIBLE
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
+from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from ..fake_clock import FakeClock
 from ..world import PROMPTS, World, copy_home
@@ -98,7 +99,7 @@ def created(world: RealWorld, tmp_path: Path, *lines: str) -> Batch:
     path.write_text("".join(f"{line}\n" for line in lines))
     provider = world.provider()
     file_id = provider.upload(path, path.name)
-    return provider.create(file_id, "/v1/chat/completions", world.clock.token(), lambda: None)
+    return provider.create(file_id, RequestSpec(Operation.CHAT, "m"), world.clock.token(), lambda: None)
 
 
 def seen(world: RealWorld, batch: Batch, until: Callable[[Batch], bool]) -> Batch:
@@ -157,7 +158,7 @@ def test_a_lost_create_is_found_in_its_listing(world: RealWorld) -> None:
 
 
 def test_its_listing_is_read_page_by_page(world: RealWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(OpenAIShape, "page", 2)
+    monkeypatch.setattr(OpenAIShape, "page", {"limit": 2})
     since = world.clock.now()
     made = [created(world, tmp_path, request("one")).id for _ in range(5)]
     listing = world.provider().list(since)
@@ -207,7 +208,8 @@ def test_a_deleted_file_is_gone_and_deleting_it_again_is_fine(world: RealWorld, 
 
 def test_what_it_refuses_is_quoted_and_nothing_is_paid(world: RealWorld) -> None:
     provider = world.provider()
+    world.profile = replace(COMPATIBLE, endpoints={"chat": "/v1/nothing"})
     with pytest.raises(RefusedError, match=r"422: \"body\.endpoint: Input should be '/v1/chat/completions'"):
-        provider.create("any", "/v1/nothing", "token", lambda: None)
+        world.provider().create("any", RequestSpec(Operation.CHAT, "m"), "token", lambda: None)
     with pytest.raises(RefusedError, match="404: 'Batch not found'"):
         provider.check("any")

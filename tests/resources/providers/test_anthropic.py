@@ -13,11 +13,10 @@ import pytest
 from dagster_batch_llm.resources.duck import connect, rows
 from dagster_batch_llm.resources.errors import BusyError, InputError, MissingSecretError, RefusedError
 from dagster_batch_llm.resources.ledger import AttemptState
-from dagster_batch_llm.resources.providers.anthropic import AnthropicBatch, MessageBatches
-from dagster_batch_llm.resources.providers.anthropic_wire import ANTHROPIC_WIRE, DEFAULT_MAX_TOKENS
+from dagster_batch_llm.resources.providers.anthropic import ANTHROPIC, AnthropicBatch, MessageBatches
 from dagster_batch_llm.resources.providers.http import HttpClient
-from dagster_batch_llm.resources.providers.profile import ANTHROPIC
 from dagster_batch_llm.resources.providers.protocol import Phase
+from dagster_batch_llm.resources.providers.wires.anthropic import ANTHROPIC_WIRE, DEFAULT_MAX_TOKENS
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from ..fake_anthropic import FakeAnthropic, failed, message, text_of
@@ -199,7 +198,7 @@ def test_a_create_that_is_held_up_for_too_long_is_not_sent(world: Workspace) -> 
     name = provider.upload(path, path.name)
     path.unlink()
     with pytest.raises(RuntimeError, match="too late"):
-        provider.create(name, "", "a", _too_late)
+        provider.create(name, CHAT, "a", _too_late)
     assert world.server.batches == {}
     world.server.on("GET /v1/messages/batches/", slowly)
     world.finish(attempt, step=120.0)
@@ -216,7 +215,7 @@ def test_the_create_carries_all_lines_as_one_list(world: Workspace, monkeypatch:
     path = world.folder / "rows.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     provider = world.provider()
-    batch = provider.create(provider.upload(path, path.name), "", "t", lambda: None)
+    batch = provider.create(provider.upload(path, path.name), CHAT, "t", lambda: None)
     assert world.server.batches[batch.id]["_requests"] == lines
     assert (batch.phase, batch.total) == (Phase.RUNNING, 5)
 
@@ -258,7 +257,7 @@ def test_what_stopped_the_model_decides(world: Workspace, stop: str, text: str |
 
 
 def test_a_body_is_what_anthropic_documents() -> None:
-    body = ANTHROPIC_WIRE.body(CHAT, "hello")
+    body = ANTHROPIC_WIRE.body(ANTHROPIC.placed(CHAT), "hello")
     assert body["max_tokens"] == 50
     assert body["temperature"] == 0
     assert "max_completion_tokens" not in body
@@ -281,7 +280,7 @@ def test_an_answer_in_several_blocks_is_put_together() -> None:
 
 
 def test_all_pages_of_the_listing_are_read(world: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(MessageBatches, "page", 2)
+    monkeypatch.setattr(MessageBatches, "page", {"limit": 2})
     attempts = [world.ask([name], name=name) for name in ("a", "b", "c", "d", "e")]
     for attempt in attempts:
         world.machine().send(attempt.id)

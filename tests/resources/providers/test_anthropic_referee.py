@@ -11,11 +11,10 @@ import anthropic
 import pytest
 from anthropic.types.messages.batch_create_params import Request
 from dagster_batch_llm.resources.duck import connect, rows
-from dagster_batch_llm.resources.providers.anthropic import AnthropicBatch, MessageBatches
-from dagster_batch_llm.resources.providers.anthropic_wire import ANTHROPIC_WIRE
-from dagster_batch_llm.resources.providers.profile import ANTHROPIC
+from dagster_batch_llm.resources.providers.anthropic import ANTHROPIC, AnthropicBatch, MessageBatches
 from dagster_batch_llm.resources.providers.protocol import Phase
-from dagster_batch_llm.resources.providers.wire import line_sql
+from dagster_batch_llm.resources.providers.wires.anthropic import ANTHROPIC_WIRE
+from dagster_batch_llm.resources.providers.wires.wire import line_sql
 from dagster_batch_llm.resources.request import RequestSpec
 from pydantic import TypeAdapter
 
@@ -76,7 +75,7 @@ def test_they_take_our_requests_and_send_the_same(
 ) -> None:
     requests = requests_of(lines)
     TypeAdapter(list[Request]).validate_python(requests)
-    we_made = ours.create(ours.upload(lines, lines.name), "", "t", lambda: None)
+    we_made = ours.create(ours.upload(lines, lines.name), CHAT, "t", lambda: None)
     they_made = theirs.messages.batches.create(requests=requests)
     assert fake.batches[we_made.id]["_requests"] == fake.batches[they_made.id]["_requests"]
     assert [text_of(row["params"]) for row in fake.batches[we_made.id]["_requests"]] == PROMPTS
@@ -85,7 +84,7 @@ def test_they_take_our_requests_and_send_the_same(
 def test_they_see_the_batches_that_we_see(
     fake: FakeAnthropic, ours: MessageBatches, theirs: anthropic.Anthropic, lines: Path
 ) -> None:
-    made = [ours.create(ours.upload(lines, lines.name), "", "t", lambda: None) for _ in range(3)]
+    made = [ours.create(ours.upload(lines, lines.name), CHAT, "t", lambda: None) for _ in range(3)]
     fake.clock.sleep(61.0)
     for batch in made:
         seen = theirs.messages.batches.retrieve(batch.id)
@@ -96,7 +95,7 @@ def test_they_see_the_batches_that_we_see(
 
 
 def test_what_we_cancel_is_cancelled_to_them(ours: MessageBatches, theirs: anthropic.Anthropic, lines: Path) -> None:
-    batch = ours.create(ours.upload(lines, lines.name), "", "t", lambda: None)
+    batch = ours.create(ours.upload(lines, lines.name), CHAT, "t", lambda: None)
     ours.cancel(batch.id)
     assert theirs.messages.batches.retrieve(batch.id).request_counts.canceled == len(PROMPTS)
     assert ours.check(batch.id).phase is Phase.CANCELLED
@@ -107,7 +106,7 @@ def test_they_read_the_results_that_we_read(
     fake: FakeAnthropic, ours: MessageBatches, theirs: anthropic.Anthropic, lines: Path, tmp_path: Path
 ) -> None:
     fake.result = lambda params: failed("api_error", "oops") if text_of(params) == PROMPTS[1] else message(params)
-    batch = ours.create(ours.upload(lines, lines.name), "", "t", lambda: None)
+    batch = ours.create(ours.upload(lines, lines.name), CHAT, "t", lambda: None)
     fake.clock.sleep(61.0)
     (path,) = ours.fetch(ours.check(batch.id), tmp_path / "results")
     engine = connect()

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 from dagster_batch_llm.resources.duck import connect, rows
-from dagster_batch_llm.resources.providers.openai_wire import OPENAI_WIRE
+from dagster_batch_llm.resources.providers.wires.openai import OPENAI_WIRE
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st

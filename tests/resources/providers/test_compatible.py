@@ -10,8 +10,8 @@ import pytest
 from dagster_batch_llm.resources import OpenAICompatibleBatch
 from dagster_batch_llm.resources.errors import RefusedError, UserError
 from dagster_batch_llm.resources.ledger import AttemptState
+from dagster_batch_llm.resources.providers.compatible import COMPATIBLE
 from dagster_batch_llm.resources.providers.http import HttpClient
-from dagster_batch_llm.resources.providers.profile import COMPATIBLE
 
 from ..fake_openai import Serve, accepts_and_answers, answers, changed, replies
 from ..world import MakeWorld, World

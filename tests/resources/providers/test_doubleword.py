@@ -13,9 +13,10 @@ from dagster_batch_llm.resources import DoublewordBatch
 from dagster_batch_llm.resources.errors import AmbiguousError, RefusedError, UserError
 from dagster_batch_llm.resources.ledger import AttemptState
 from dagster_batch_llm.resources.providers import resource
+from dagster_batch_llm.resources.providers.doubleword import DOUBLEWORD
 from dagster_batch_llm.resources.providers.http import HttpClient
-from dagster_batch_llm.resources.providers.profile import DOUBLEWORD
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
+from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from ..fake_openai import Fault, answers, changed, replies, reply_lost
 from ..world import PROMPTS, MakeWorld, World
@@ -58,7 +59,7 @@ def test_a_window_in_hours_is_passed_on_as_it_is(world: World, window: str, monk
 
     monkeypatch.setattr(resource, "HttpClient", http)
     provider = DoublewordBatch(api_key="k", completion_window=window).provider()
-    provider.create(world.server.store(b"{}\n"), "/v1/chat/completions", "token", lambda: None)
+    provider.create(world.server.store(b"{}\n"), RequestSpec(Operation.CHAT, "m"), "token", lambda: None)
     assert [job["completion_window"] for job in world.server.batches.values()] == [window]
 
 

@@ -11,9 +11,10 @@ import httpx
 import pytest
 from dagster_batch_llm.resources.errors import AmbiguousError, ProviderError, RefusedError, StorageError
 from dagster_batch_llm.resources.providers.http import HttpClient
+from dagster_batch_llm.resources.providers.openai import OPENAI
 from dagster_batch_llm.resources.providers.openai_shape import TOKEN_KEY, OpenAIShape, parse_batch
-from dagster_batch_llm.resources.providers.profile import OPENAI
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase, Problem
+from dagster_batch_llm.resources.request import Operation, RequestSpec
 from openai.types import Batch as TheirBatch
 
 from ..fake_openai import answers, reply_lost
@@ -107,7 +108,7 @@ def make_batches(world: World, number: int) -> list[str]:
     provider = world.provider()
     for _ in range(number):
         world.clock.sleep(60.0)
-        provider.create("file-0", "/v1/chat/completions", "t", lambda: None)
+        provider.create("file-0", RequestSpec(Operation.CHAT, "m"), "t", lambda: None)
     return list(reversed(world.server.batches))
 
 
@@ -295,7 +296,7 @@ def test_the_window_is_the_profiles_or_the_users(world: World) -> None:
     for window in (None, "24h"):
         shape = OpenAIShape(profile, world.http(), account="a", window=window, clock=world.clock)
         world.server.files["file-0"] = b""
-        shape.create("file-0", "/v1/embeddings", "t", lambda: None)
+        shape.create("file-0", RequestSpec(Operation.EMBEDDING, "m"), "t", lambda: None)
     assert [job["completion_window"] for job in world.server.batches.values()] == ["1h", "24h"]
 
 

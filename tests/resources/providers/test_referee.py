@@ -17,14 +17,16 @@ import openai
 import pytest
 from dagster_batch_llm.resources.local import LocalServer, ensure_server, stop_server
 from dagster_batch_llm.resources.providers.http import HttpClient
+from dagster_batch_llm.resources.providers.openai import OPENAI
 from dagster_batch_llm.resources.providers.openai_shape import TOKEN_KEY, OpenAIShape, parse_batch
-from dagster_batch_llm.resources.providers.profile import OPENAI
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
+from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from ..served import serving
 from .aibrix import running_model
 
 CHAT = "/v1/chat/completions"
+ASKED = RequestSpec(Operation.CHAT, "m")
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +113,7 @@ CALLS: dict[str, tuple[object, Callable[[OpenAIShape, Path], object], Callable[[
     ),
     "create": (
         BATCH,
-        lambda ours, _: ours.create("file-1", CHAT, "abc", lambda: None),
+        lambda ours, _: ours.create("file-1", ASKED, "abc", lambda: None),
         lambda theirs, _: theirs.batches.create(
             input_file_id="file-1", endpoint=CHAT, completion_window="24h", metadata={TOKEN_KEY: "abc"}
         ),
@@ -233,7 +235,7 @@ def test_a_batch_that_one_created_is_the_same_to_the_other(
 ) -> None:
     path = asking(tmp_path / "in.jsonl", "one", "bad two", "three")
     file_id = ours.upload(path, path.name)
-    we_made = ours.create(file_id, CHAT, "abc", lambda: None)
+    we_made = ours.create(file_id, ASKED, "abc", lambda: None)
     they_made = theirs.batches.create(
         input_file_id=file_id, endpoint=CHAT, completion_window="24h", metadata={TOKEN_KEY: "abc"}
     )
@@ -250,7 +252,7 @@ def test_a_batch_that_one_created_is_the_same_to_the_other(
 @pytest.mark.real
 def test_both_read_the_same_bytes_of_the_results(tmp_path: Path, ours: OpenAIShape, theirs: openai.OpenAI) -> None:
     path = asking(tmp_path / "in.jsonl", "é ☃", "bad", *map(str, range(200)))
-    batch = ended(ours, ours.create(ours.upload(path, path.name), CHAT, "abc", lambda: None).id)
+    batch = ended(ours, ours.create(ours.upload(path, path.name), ASKED, "abc", lambda: None).id)
     answers, errors = ours.fetch(batch, tmp_path / "results")
     for fetched, file_id in zip((answers, errors), batch.result_files, strict=True):
         assert fetched.read_bytes() == theirs.files.content(file_id).content
@@ -265,7 +267,7 @@ def test_what_one_cancels_or_deletes_is_so_to_the_other(
     path = asking(tmp_path / "in.jsonl", *("text" for _ in range(2000)))
     for cancel in (ours.cancel, theirs.batches.cancel):
         file_id = ours.upload(path, path.name)
-        batch = ours.create(file_id, CHAT, "abc", lambda: None)
+        batch = ours.create(file_id, ASKED, "abc", lambda: None)
         cancel(batch.id)
         assert ended(ours, batch.id) == parse_batch(theirs.batches.retrieve(batch.id).model_dump())
         assert theirs.batches.retrieve(batch.id).status == "cancelled"

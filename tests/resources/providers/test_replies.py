@@ -13,9 +13,10 @@ from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.late import ours
 from dagster_batch_llm.resources.ledger import AttemptId, Send
 from dagster_batch_llm.resources.providers.http import HttpClient
+from dagster_batch_llm.resources.providers.openai import OPENAI
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape, parse_batch
-from dagster_batch_llm.resources.providers.profile import OPENAI
 from dagster_batch_llm.resources.providers.protocol import Batch
+from dagster_batch_llm.resources.request import Operation, RequestSpec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -98,7 +99,7 @@ def test_a_reply_is_understood_or_a_provider_error(
     with suppress(ProviderError):
         well_formed(provider.check("batch-1"))
     with suppress(ProviderError):
-        well_formed(provider.create("file-1", "/v1/x", "token", lambda: None))
+        well_formed(provider.create("file-1", RequestSpec(Operation.CHAT, "m"), "token", lambda: None))
     with suppress(ProviderError):
         listing = provider.list(0.0)
         ours(listing.batches, [SEND])

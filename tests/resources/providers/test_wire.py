@@ -6,10 +6,11 @@ from dataclasses import replace
 import pytest
 from dagster_batch_llm.resources.duck import connect, rows
 from dagster_batch_llm.resources.errors import InputError
-from dagster_batch_llm.resources.providers.openai_wire import OPENAI_WIRE
-from dagster_batch_llm.resources.providers.profile import OPENAI
-from dagster_batch_llm.resources.providers.wire import line_bytes_sql, line_sql
-from dagster_batch_llm.resources.request import Operation, RequestSpec
+from dagster_batch_llm.resources.providers.compatible import COMPATIBLE
+from dagster_batch_llm.resources.providers.openai import OPENAI
+from dagster_batch_llm.resources.providers.wires.openai import OPENAI_WIRE
+from dagster_batch_llm.resources.providers.wires.wire import line_bytes_sql, line_sql
+from dagster_batch_llm.resources.request import LIMITS, Operation, RequestSpec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
@@ -40,7 +41,16 @@ def test_nothing_is_said_that_was_not_declared() -> None:
 @pytest.mark.parametrize(("spec", "holder"), [(CHAT, "messages"), (EMBEDDING, "input")], ids=["chat", "embedding"])
 def test_parameters_can_not_take_the_prompts_place(spec: RequestSpec, holder: str) -> None:
     with pytest.raises(InputError, match=f"parameters may not have '{holder}'"):
+        COMPATIBLE.line_parts(replace(spec, parameters={holder: "mine"}))
+    with pytest.raises(InputError, match=f"openai: parameters has '{holder}', which can't be set"):
         OPENAI.line_parts(replace(spec, parameters={holder: "mine"}))
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_a_limit_has_one_name_at_openai_whatever_the_task_calls_it(name: str) -> None:
+    assert OPENAI.placed(replace(CHAT, parameters={name: 7})).parameters == {"max_completion_tokens": 7}
+    with pytest.raises(InputError, match=f"{name} is 'many'; it is a number of tokens"):
+        OPENAI.placed(replace(CHAT, parameters={name: "many"}))
 
 
 @pytest.mark.parametrize("spec", [CHAT, EMBEDDING], ids=["chat", "embedding"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..duck import literal
-from ..request import Operation, RequestSpec
+from ...duck import literal
+from ...request import Operation, RequestSpec
 from .wire import STRANGE, Results, Wire, tokens_sql
 
 _EMPTY_ERROR = r"""\s*(null|""|false|\[\s*\]|\{\s*("\w+"\s*:\s*(null|"")\s*,?\s*)*\})\s*"""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..request import LIMITS, Operation, RequestSpec
+from ...request import Operation, RequestSpec
 from .wire import STRANGE, Results, Wire, tokens_sql
 
 DEFAULT_MAX_TOKENS = 4096
@@ -28,12 +28,11 @@ END"""
 
 
 def _body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
-    parameters = {name: value for name, value in spec.parameters.items() if name not in LIMITS}
     body: dict[str, Any] = {
         "model": spec.model,
-        "max_tokens": spec.limit or DEFAULT_MAX_TOKENS,
+        "max_tokens": DEFAULT_MAX_TOKENS,
         "messages": [{"role": "user", "content": prompt}],
-        **parameters,
+        **spec.parameters,
     }
     if spec.instruction:
         # All rows share it. A batch may take longer than the 5 minutes for which a prefix is kept by default.
@@ -41,7 +40,7 @@ def _body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
         body["system"] = [{"type": "text", "text": spec.instruction, "cache_control": cached}]
     if spec.schema is not None:
         strict = {"type": "json_schema", "schema": spec.schema}
-        body["output_config"] = {**parameters.get("output_config", {}), "format": strict}
+        body["output_config"] = {**spec.parameters.get("output_config", {}), "format": strict}
     return body
 
 

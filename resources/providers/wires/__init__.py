@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .anthropic_wire import ANTHROPIC_WIRE
-from .openai_wire import OPENAI_WIRE
+from .anthropic import ANTHROPIC_WIRE
+from .openai import OPENAI_WIRE
 from .wire import Wire
 
 WIRES: Mapping[str, Wire] = {wire.name: wire for wire in (OPENAI_WIRE, ANTHROPIC_WIRE)}

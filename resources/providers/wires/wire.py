@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..duck import literal
-from ..errors import InputError
-from ..request import Operation, RequestSpec
-from .breaches import breach_sql
+from ...duck import literal
+from ...errors import InputError
+from ...request import Operation, RequestSpec
+from ..breaches import breach_sql
 
 _HERE = "the prompt goes here"
 WRONG_REQUEST = (400, 413, 422)
@@ -47,6 +47,7 @@ class Results:
     """SQL for what a result line says.
 
     Attributes:
+        row_id: The field of a line that names its row.
         status: HTTP status of the row, over ``line JSON``.
         body: The endpoint's own reply, over ``line``.
         error: Why there is none, an object with code or type and message, over ``line``; NULL if there is one. The
@@ -72,6 +73,7 @@ class Results:
     cached_tokens: str
     output_tokens: str
     vector: str = "NULL::FLOAT[]"
+    row_id: str = "custom_id"
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Wire:
         holders: The field of the body that has the prompt as its last text.
         line: The line around a body, but for its id, given the endpoint.
         results: What a result line says.
+        row_id: The field of a request line that names its row.
     """
 
     name: str
@@ -91,6 +94,7 @@ class Wire:
     holders: Mapping[Operation, str]
     line: Callable[[str, Mapping[str, Any]], dict[str, Any]]
     results: Results
+    row_id: str = "custom_id"
 
     def line_parts(self, spec: RequestSpec, endpoint: str) -> tuple[str, str, str]:
         """A request line cut at its two variable places: … custom_id … prompt as JSON …; the last part ends the line.
@@ -105,7 +109,7 @@ class Wire:
             raise InputError(f"parameters may not have {holder!r}: the prompt goes there. Use prompt and instruction.")
         dumped = json.dumps(self.line(endpoint, _last(holder, self.body(spec, _HERE))), ensure_ascii=False)
         before, after = dumped.rsplit(json.dumps(_HERE), 1)
-        return '{"custom_id": "', '", ' + before[1:], after + "\n"
+        return f'{{"{self.row_id}": "', '", ' + before[1:], after + "\n"
 
     def result_sql(self, spec: RequestSpec) -> str:
         """SQL that turns result lines, ``lines(line JSON)``, into one row each, in the order of the lines.
@@ -117,7 +121,7 @@ class Wire:
         said, embedding = self.results, spec.operation is Operation.EMBEDDING
         return f"""
             WITH parsed AS (
-                SELECT line->>'$.custom_id' AS custom_id, {said.status} AS status, {said.body} AS body,
+                SELECT line->>'$.{said.row_id}' AS custom_id, {said.status} AS status, {said.body} AS body,
                     {said.error} AS error,
                 FROM lines
             ), read AS (
