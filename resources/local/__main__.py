@@ -22,6 +22,7 @@ from .answer import Engine, LocalEngine
 from .conduct import Conduct
 from .emulator import Faults
 from .emulator.conduct import EmulatedConduct
+from .emulator.dialects import dialect_of
 from .emulator.layer import AheadClock, FaultLayer, control_routes
 from .emulator.memory import Memory
 from .emulator.sample import SampleEngine
@@ -83,7 +84,8 @@ def parse(argv: Sequence[str] | None) -> Arguments:
 
 
 def _serve(home: Home, arguments: Arguments) -> int:
-    memory = Memory(home.folder, Faults.from_file(home.faults)) if arguments.emulate else None
+    script = Faults.from_file(home.faults) if arguments.emulate else Faults()
+    memory = Memory(home.folder, script) if arguments.emulate else None
     clock = AheadClock(SystemClock(), memory) if memory else SystemClock()
     conduct = EmulatedConduct(memory) if memory else Conduct()
     with _bind(arguments.port) as listener:
@@ -101,9 +103,11 @@ def _serve(home: Home, arguments: Arguments) -> int:
         activity = Activity(clock)
         identity = {"pid": os.getpid(), "settings": arguments.settings}
         more = control_routes(memory, store) if memory else ()
-        parts = Parts(store, engine, worker, activity, clock, home.token(), identity, conduct, more)
+        speaks = dialect_of(script.speaks)
+        parts = Parts(store, engine, worker, activity, clock, home.token(), identity, conduct, more, speaks)
+        place = parts.dialect.place if parts.dialect else None
         config = uvicorn.Config(
-            FaultLayer(make_app(parts), memory, clock, parts.admits) if memory else make_app(parts),
+            FaultLayer(make_app(parts), memory, clock, parts.admits, place) if memory else make_app(parts),
             log_level="warning",
             access_log=False,
             lifespan="off",

@@ -1,12 +1,13 @@
-"""The HTTP surface: OpenAI's files and batches, plus the two realtime endpoints."""
+"""The HTTP surface: OpenAI's files and batches, or another provider's way to speak of them, and realtime endpoints."""
 
 from __future__ import annotations
 
 import hmac
 import sqlite3
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -20,6 +21,8 @@ from ..clock import Clock
 from .answer import Engine
 from .batch_routes import BatchRoutes
 from .conduct import Conduct
+from .desk import Desk
+from .emulator.dialects.dialect import Dialect
 from .file_routes import FileRoutes
 from .reading import read_json
 from .store import Store
@@ -59,6 +62,7 @@ class Parts:
         identity: What ``GET /healthz`` tells those who know the token: which process this is, and its settings.
         conduct: How batches are shown.
         more_routes: What else this server can be asked.
+        speaks: The protocol that is spoken instead of OpenAI's.
     """
 
     store: Store
@@ -70,19 +74,32 @@ class Parts:
     identity: Mapping[str, object]
     conduct: Conduct = field(default_factory=Conduct)
     more_routes: Sequence[BaseRoute] = ()
+    speaks: Callable[[Desk], Dialect] | None = None
+
+    @cached_property
+    def desk(self) -> Desk:
+        return Desk(self.store, self.worker, self.engine.endpoints, self.clock, self.conduct)
+
+    @cached_property
+    def dialect(self) -> Dialect | None:
+        return self.speaks(self.desk) if self.speaks else None
 
     def admits(self, scope: Scope) -> bool:
         """Whether a request comes from somebody who knows the token."""
-        given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         # In constant time, so that the token can't be found out byte by byte.
-        return hmac.compare_digest(given, f"Bearer {self.token}".encode())
+        given = headers.get("authorization", "").encode()
+        if hmac.compare_digest(given, f"Bearer {self.token}".encode()):
+            return True
+        return self.dialect is not None and self.dialect.admits(headers, self.token)
 
 
 def make_app(parts: Parts) -> Starlette:
     """The server's application."""
     routes: list[BaseRoute] = [
+        *(parts.dialect.routes() if parts.dialect else ()),
         *FileRoutes(parts.store).routes(),
-        *BatchRoutes(parts.store, parts.worker, parts.engine.endpoints, parts.clock, parts.conduct).routes(),
+        *BatchRoutes(parts.desk).routes(),
         *_engine_routes(parts),
         *parts.more_routes,
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.ledger import AttemptState, Ledger
 from dagster_batch_llm.resources.local.emulator import Fault, Faults
 from dagster_batch_llm.resources.local.emulator.conduct import EmulatedConduct
+from dagster_batch_llm.resources.local.emulator.dialects import dialect_of
 from dagster_batch_llm.resources.local.emulator.layer import AheadClock, FaultLayer, control_routes
 from dagster_batch_llm.resources.local.emulator.memory import Memory
 from dagster_batch_llm.resources.local.emulator.sample import SampleEngine
@@ -20,9 +22,11 @@ from dagster_batch_llm.resources.local.server import Activity, Parts, make_app
 from dagster_batch_llm.resources.local.store import Store
 from dagster_batch_llm.resources.local.worker import Worker
 from dagster_batch_llm.resources.machine import BatchMachine
+from dagster_batch_llm.resources.providers.anthropic import ANTHROPIC, MessageBatches
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.openai import OPENAI
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
+from dagster_batch_llm.resources.providers.over_http import HttpProvider
 from dagster_batch_llm.resources.providers.profile import Profile
 from starlette.types import Message
 
@@ -32,6 +36,22 @@ from .world import PROMPTS, World
 TOKEN = "sk-test"
 ENDED = {AttemptState.ANSWERED, AttemptState.REFUSED, AttemptState.VOID}
 PATIENT = replace(OPENAI, poll_seconds=(15.0, 60.0))
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """How a provider is spoken to: its facts and client, the path of its address, and the key's header."""
+
+    profile: Profile
+    provider: Callable[..., HttpProvider]
+    path: str = ""
+    headers: Mapping[str, str] | None = None
+
+
+SPOKEN = {
+    "openai": Spoken(PATIENT, OpenAIShape, "/v1"),
+    "anthropic": Spoken(ANTHROPIC, MessageBatches, "", {"x-api-key": TOKEN}),
+}
 
 
 class EmulatedServer:
@@ -45,8 +65,10 @@ class EmulatedServer:
         conduct, engine = EmulatedConduct(self.memory), SampleEngine()
         self.worker = Worker(self.store, engine, ahead, chunk_rows=2, conduct=conduct)
         more = control_routes(self.memory, self.store)
-        parts = Parts(self.store, engine, self.worker, Activity(ahead), ahead, TOKEN, {}, conduct, more)
-        self.app = FaultLayer(make_app(parts), self.memory, ahead, parts.admits)
+        speaks = dialect_of(faults.speaks)
+        parts = Parts(self.store, engine, self.worker, Activity(ahead), ahead, TOKEN, {}, conduct, more, speaks)
+        place = parts.dialect.place if parts.dialect else None
+        self.app = FaultLayer(make_app(parts), self.memory, ahead, parts.admits, place)
         self.seen: list[str] = []
 
     def transport(self) -> httpx.MockTransport:
@@ -104,23 +126,25 @@ class EmulatedServer:
 class EmulatedWorld(World):
     """A small installation over the emulator; what it asks is answered with the prompt itself."""
 
-    profile: Profile = PATIENT
     faults: Faults = field(default_factory=Faults)
     said: list[ProviderError] = field(default_factory=list[ProviderError])
 
     def __post_init__(self) -> None:
+        self.profile = SPOKEN[self.faults.speaks].profile
         self.emulator = EmulatedServer(self.folder / "emulator", self.clock, self.faults)
         self.ledger = Ledger(self.folder, self.clock)
 
-    def provider(self) -> OpenAIShape:
+    def provider(self) -> Any:
+        spoken = SPOKEN[self.faults.speaks]
         http = HttpClient(
-            name="openai",
-            base_url="https://fake.test/v1",
+            name=self.profile.name,
+            base_url=f"https://fake.test{spoken.path}",
             api_key=TOKEN,
             clock=self.clock,
             transport=self.emulator.transport(),
+            headers=spoken.headers,
         )
-        return OpenAIShape(self.profile, http, account="acme", clock=self.clock)
+        return spoken.provider(self.profile, http, account="acme", clock=self.clock)
 
     def converge(self, *, within: float = 4 * 3600.0, step: float = 15.0) -> AttemptState:
         """Ask once, and let two workers in turn do what runs do, until it is through or the time is up."""
@@ -149,5 +173,5 @@ def all_ok() -> dict[str, int]:
     return {"ok": len(PROMPTS)}
 
 
-def rules(*faults: Fault) -> Faults:
-    return Faults(faults, seed=1)
+def rules(*faults: Fault, speaks: str = "openai") -> Faults:
+    return Faults(faults, seed=1, speaks=speaks)

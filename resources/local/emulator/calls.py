@@ -7,6 +7,7 @@ import gzip
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from email.utils import formatdate, parsedate_to_datetime
 from typing import Any
 
@@ -156,7 +157,8 @@ async def _lag(fault: Fault, serve: Serve) -> Reply:
     if page is None or date is None:
         return reply
     horizon = parsedate_to_datetime(date).timestamp() - (60.0 if fault.seconds is None else fault.seconds)
-    return reply.with_json({**page, "data": [one for one in page.get("data", []) if one["created_at"] <= horizon]})
+    listed: list[Mapping[str, Any]] = page.get("data") or []
+    return reply.with_json({**page, "data": [one for one in listed if _seconds(one["created_at"]) <= horizon]})
 
 
 async def _unordered(fault: Fault, serve: Serve) -> Reply:
@@ -220,6 +222,10 @@ async def _no_last_newline(fault: Fault, serve: Serve) -> Reply:
     return replace(reply, body=reply.body.rstrip(b"\n"))
 
 
+def _seconds(moment: Any) -> float:
+    return datetime.fromisoformat(moment).timestamp() if isinstance(moment, str) else moment
+
+
 def _shifted(reply: Reply, seconds: float) -> Reply:
     body = reply.json()
     return reply if body is None else reply.with_json(_object_later(body, int(seconds)))
@@ -233,9 +239,15 @@ def _later(value: object, seconds: int) -> object:
 
 def _object_later(value: Mapping[str, object], seconds: int) -> dict[str, object]:
     return {
-        name: one + seconds if name.endswith("_at") and isinstance(one, int) else _later(one, seconds)
+        name: _moved(one, seconds) if name.endswith(("_at", "Time")) else _later(one, seconds)
         for name, one in value.items()
     }
+
+
+def _moved(moment: object, seconds: int) -> object:
+    if isinstance(moment, str):
+        return (datetime.fromisoformat(moment) + timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+    return moment + seconds if isinstance(moment, int) else moment
 
 
 def _compressed(reply: Reply) -> Reply:

@@ -35,6 +35,7 @@ class Faults:
         rules: The faults. Those that strike the same call or batch add up, the first one nearest to the server; a row
             is struck by the first one only.
         seed: Chooses what a share strikes; the same script with the same seed strikes the same.
+        speaks: The provider whose protocol the server speaks from its next start on.
 
     Raises:
         InputError: A fault is unknown (the message lists the known ones), or a number makes no sense.
@@ -47,6 +48,7 @@ class Faults:
 
     rules: Sequence[Fault] = ()
     seed: int = 0
+    speaks: str = "openai"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rules", tuple(self.rules))
@@ -57,7 +59,8 @@ class Faults:
         """The script as JSON, without what is left at its default."""
         usual = {one.name: one.default for one in fields(Fault)}
         rules = [{k: v for k, v in asdict(rule).items() if v != usual[k]} for rule in self.rules]
-        return json.dumps({"seed": self.seed, "rules": rules}, indent=1)
+        spoken = {} if self.speaks == "openai" else {"speaks": self.speaks}
+        return json.dumps({"seed": self.seed, **spoken, "rules": rules}, indent=1)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Faults:
@@ -72,7 +75,7 @@ class Faults:
             first = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in first["loc"])
             raise InputError(f"This is no script of faults: {place or 'the text'}: {first['msg']}.") from error
-        return cls(tuple(Fault(**asdict(rule)) for rule in read.rules), read.seed)
+        return cls(tuple(Fault(**asdict(rule)) for rule in read.rules), read.seed, read.speaks)
 
     @classmethod
     def from_file(cls, path: Path) -> Faults:
@@ -100,6 +103,7 @@ class _Script:
 
     rules: tuple[_Rule, ...] = ()
     seed: int = 0
+    speaks: str = "openai"
 
 
 _SCRIPT = TypeAdapter(_Script)

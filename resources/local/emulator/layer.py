@@ -97,19 +97,28 @@ class FaultLayer:
         memory: Holds the script.
         clock: The provider's, for the Date header.
         admits: Whether the caller knows the token; faults aren't wasted on strangers.
+        place: Which call a method and a path are; OpenAI's calls if not given.
     """
 
-    def __init__(self, app: ASGIApp, memory: Memory, clock: Clock, admits: Callable[[Scope], bool]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        memory: Memory,
+        clock: Clock,
+        admits: Callable[[Scope], bool],
+        place: Callable[[str, str], str | None] | None = None,
+    ) -> None:
         self._app = app
         self._memory = memory
         self._clock = clock
         self._admits = admits
+        self._place = place or _place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        place = _place(scope["method"], scope["path"])
+        place = self._place(scope["method"], scope["path"])
         rules: list[Fault] = []
         if place is not None and self._admits(scope):
             rules = await run_in_threadpool(self._memory.striking, (place, ANY_CALL))

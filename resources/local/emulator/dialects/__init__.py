@@ -1,0 +1,26 @@
+"""The protocols that the emulator speaks beside OpenAI's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ....errors import InputError
+from .anthropic import Anthropic
+from .dialect import Dialect
+
+DIALECTS: Mapping[str, type[Dialect]] = {kind.name: kind for kind in (Anthropic,)}
+"""By the names of their providers."""
+
+
+def dialect_of(name: str) -> type[Dialect] | None:
+    """The protocol of a provider; None for OpenAI's.
+
+    Raises:
+        InputError: It isn't spoken here.
+    """
+    if name != "openai" and name not in DIALECTS:
+        raise InputError(f"The emulator speaks openai, {', '.join(DIALECTS)}; not {name!r}.")
+    return DIALECTS.get(name)
+
+
+__all__ = ["DIALECTS", "Dialect", "dialect_of"]
