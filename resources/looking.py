@@ -11,7 +11,7 @@ from .lost_creates import stop, surplus
 from .operations.ending import unwanted
 from .operations.waits import window_end, window_seconds
 from .providers.profile import Profile
-from .providers.protocol import Batch, BatchProvider
+from .providers.protocol import Batch, BatchProvider, Phase
 from .result_files import OF_DUPLICATE, Missing, missing
 
 _GONE_SECONDS = 24 * 3600.0
@@ -99,6 +99,8 @@ def too_few(
     """
     answered = sum(batch.completed for batch in batches)
     counted = answered + sum(batch.failed for batch in batches)
+    if not counted and all(batch.phase is Phase.COMPLETED for batch in batches):
+        answered = counted = attempt.rows  # one that ended well has a line for each row, also where nothing is counted
     since = now - (attempt.ended_at or 0.0)
     early = since < (profile.answers_late if lines < answered else _FILES_LATE_SECONDS)
     if lines >= counted or not (early or not (attempt.message or "").startswith(_SHORT)):

@@ -15,7 +15,7 @@ from .protocol import Batch, BatchProvider, Phase
 from .replies import an_object, count, id_of, mapping, moment, path_part
 from .resource import BatchResource, clean_key
 from .wires.anthropic import ANTHROPIC_WIRE
-from .wires.parameters import Parameters
+from .wires.parameters import Parameters, a_list
 
 # Limits: platform.claude.com's page on batches, read 2026-11-24: 100,000 requests or 256 MB, all in one create, hence
 # the longer time to send it. That page also proposes a look once a minute. A batch has no field of ours.
@@ -44,7 +44,7 @@ ANTHROPIC = Profile(
                 "reasoning_effort": "output_config.effort",
             },
             limit="max_tokens",
-            lists=frozenset({"stop_sequences"}),
+            shaped={"stop_sequences": a_list},
         )
     },
     recovery=Recovery.RESULTS,
@@ -96,7 +96,10 @@ class MessageBatches(HttpProvider):
         super().__init__(profile, http, account=account, clock=clock)
         self._requests: dict[str, BinaryIO] = {}
 
-    def next_page(self, page: Mapping[str, Any], last: Batch | None) -> Mapping[str, str | int] | None:
+    def next_page(
+        self, page: Mapping[str, Any], last: Batch | None, asked: Mapping[str, str | int]
+    ) -> Mapping[str, str | int] | None:
+        del asked
         return {"after_id": last.id} if last is not None and page.get("has_more", True) else None
 
     def upload(self, path: Path, filename: str) -> str:

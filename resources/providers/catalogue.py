@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 from .anthropic import ANTHROPIC
+from .azure import AZURE
 from .compatible import COMPATIBLE
 from .doubleword import DOUBLEWORD
+from .groq import GROQ
 from .local import LOCAL
+from .mistral import MISTRAL
 from .openai import OPENAI
 from .profile import Profile
+from .together import TOGETHER
+from .voyage import VOYAGE
 
-PROFILES: tuple[Profile, ...] = (OPENAI, ANTHROPIC, DOUBLEWORD, COMPATIBLE, LOCAL)
+PROFILES: tuple[Profile, ...] = (
+    OPENAI,
+    AZURE,
+    ANTHROPIC,
+    MISTRAL,
+    GROQ,
+    TOGETHER,
+    DOUBLEWORD,
+    VOYAGE,
+    COMPATIBLE,
+    LOCAL,
+)

@@ -1,19 +1,17 @@
-"""The one module that speaks HTTP to providers (httpx stays in here)."""
+"""The one module that speaks HTTP to providers."""
 
 from __future__ import annotations
 
-import email.utils
 import json
 import math
 import re
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import httpx
 import stamina
@@ -21,6 +19,7 @@ import stamina
 from ..clock import Clock, SystemClock
 from ..duck import make_durable
 from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, StorageError, UnreachableError, UserError
+from .http_words import clock_offset, paired, quoted, retry_after, words_of
 
 _REFUSALS = {400, 401, 402, 403, 404, 405, 410, 413, 422}
 _BUSY = {429, 529}
@@ -30,7 +29,6 @@ _HURRIED_SECONDS = 20.0
 _MAX_RETRY_AFTER = 120.0
 _LONGEST_LINE = 64 * 1024 * 1024
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 T = TypeVar("T")
 
@@ -60,6 +58,15 @@ class Reply:
 
     body: Any
     clock_offset: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class RawReply:
+    """A reply as it came; the names of its headers are in small letters."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
 
 
 class HttpClient:
@@ -140,6 +147,33 @@ class HttpClient:
         sent = {"Content-Type": "application/json", "Content-Length": str(length), **(headers or {})}
         return self._json(self._request("POST", path, content=guarded(), headers=sent))
 
+    def answered(self, method: str, path: str, *, accepted: Collection[int] = (), **options: Any) -> RawReply:
+        """A request that is safe to repeat, whose reply is looked at as a whole; some errors may be `accepted`."""
+
+        def ask() -> RawReply:
+            with self._mapped():
+                response = self._client.send(self._request(method, path, **options))
+            if not response.is_success and response.status_code not in accepted:
+                raise self._error(response)
+            return RawReply(response.status_code, dict(response.headers), response.text)
+
+        return self._patiently(ask)
+
+    def put(self, url: str, file: Path, headers: Mapping[str, str], *, method: str = "PUT") -> RawReply:
+        """Send a file to an address that the server has named. The key doesn't go there."""
+
+        def send() -> RawReply:
+            length = {"Content-Length": str(file.stat().st_size)}
+            with file.open("rb") as stream, self._mapped():
+                request = httpx.Request(method, url, content=stream, headers={**length, **headers})
+                request.extensions["timeout"] = self._timeout().as_dict()
+                response = self._client.send(request)
+            if not response.is_success:
+                raise self._error(response)
+            return RawReply(response.status_code, dict(response.headers), response.text)
+
+        return self._patiently(send)
+
     def upload(self, path: str, fields: Mapping[str, str], file: Path, filename: str) -> Reply:
         """POST a file as multipart form data, streamed from disk."""
 
@@ -215,17 +249,17 @@ class HttpClient:
         sent = self._clock.now()
         with self._mapped():
             response = self._client.send(request)
-        self.clock_offset = _offset(response.headers.get("date"), sent, self._clock.now())
+        self.clock_offset = clock_offset(response.headers.get("date"), sent, self._clock.now())
         if not response.is_success:
             raise self._error(response)
         text = self._without_key(response.text)
         try:
             body = json.loads(text)
-            body = _paired(body) if "\\u" in text else body
+            body = paired(body) if "\\u" in text else body
         except (ValueError, RecursionError) as error:
             raise AmbiguousError(
                 f"{self._name}: {request.method} {request.url.path} was answered with something that is not JSON "
-                f"({_quoted(text)}). Is base_url right, or a proxy in between?",
+                f"({quoted(text)}). Is base_url right, or a proxy in between?",
                 status=response.status_code,
             ) from error
         return Reply(body, self.clock_offset)
@@ -251,10 +285,10 @@ class HttpClient:
             ) from error
 
     def _error(self, response: httpx.Response) -> ProviderError:
-        status, code, words = response.status_code, *_words(response)
+        status, code, words = response.status_code, *words_of(response)
         words = self._without_key(words)
         what = f"{self._name}: {response.request.method} {response.request.url.path} was answered {status}: {words}"
-        wait = _retry_after(response.headers, self._clock.now())
+        wait = retry_after(response, self._clock.now())
         if status == 401:
             wrong = "The API key is wrong or has expired" if self._key else "It wants an API key: set api_key"
             return RefusedError(f"{what}. {wrong}.", status=status, code=code)
@@ -320,75 +354,3 @@ def _pause(error: Exception) -> bool | float:
     if error.retry_after is None:
         return True
     return error.retry_after if error.retry_after <= _MAX_RETRY_AFTER else False
-
-
-def _quoted(text: str) -> str:
-    """A stranger's words on one line, without control characters, at most 300 long."""
-    return repr(_CONTROL.sub(" ", text)[:300])
-
-
-def _paired(body: Any) -> Any:
-    """A reply in which a half of a surrogate pair, which no file or database takes, is a replacement character."""
-    text = json.dumps(body, ensure_ascii=False).encode("utf-16", "surrogatepass")
-    return json.loads(text.decode("utf-16", "replace"))
-
-
-def _words(response: httpx.Response) -> tuple[str | None, str]:
-    """The provider's error code and message."""
-    try:
-        body: object = response.json()
-    except (ValueError, RecursionError):
-        return None, _quoted(response.text)
-    for wrapper in ("detail", "error"):  # FastAPI's, around OpenAI's
-        inner = cast("dict[str, object]", body).get(wrapper) if isinstance(body, dict) else None
-        body = cast("object", inner if isinstance(inner, dict) else body)
-    if not isinstance(body, dict):
-        return None, _quoted(str(body))
-    found = cast("dict[str, object]", body)
-    code = found.get("code")
-    said = next((found[name] for name in ("message", "detail", "error") if found.get(name)), found)
-    return (str(code) if code is not None else None), _quoted(_sentence(said))
-
-
-def _sentence(said: object) -> str:
-    """FastAPI says what is wrong with a body as a list of places and messages."""
-    if not isinstance(said, list):
-        return str(said)
-    parts: list[str] = []
-    for one in cast("list[object]", said):
-        fields = cast("dict[str, object]", one) if isinstance(one, dict) else {"msg": one}
-        place = fields.get("loc")
-        where = ".".join(map(str, cast("list[object]", place))) + ": " if isinstance(place, list) else ""
-        parts.append(f"{where}{fields.get('msg', fields)}")
-    return "; ".join(parts)
-
-
-def _retry_after(headers: httpx.Headers, now: float) -> float | None:
-    for name, scale in (("retry-after-ms", 1000.0), ("retry-after", 1.0)):
-        value = headers.get(name)
-        if value is None:
-            continue
-        try:
-            seconds = float(value) / scale
-        except ValueError:
-            date = _date(value)
-            seconds = math.nan if date is None else max(date - now, 0.0)
-        if math.isfinite(seconds) and seconds >= 0.0:
-            return seconds
-    return None
-
-
-def _date(header: str) -> float | None:
-    try:
-        date = email.utils.parsedate_to_datetime(header)
-        return date.replace(tzinfo=date.tzinfo or UTC).timestamp()  # without a zone it isn't this machine's zone
-    except (ValueError, OverflowError):
-        return None
-
-
-def _offset(date: str | None, sent: float, received: float) -> tuple[float, float] | None:
-    """How far the provider's clock is ahead; a reply that took longer than 30 s says too little."""
-    there = _date(date) if date and received - sent <= 30.0 else None
-    if there is None:
-        return None
-    return there - received, there + 1.0 - sent  # the header is cut to whole seconds

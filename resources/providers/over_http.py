@@ -60,8 +60,17 @@ class HttpProvider(ABC):
     def content(self, file: str) -> str:
         """The path of one of an ended batch's result files."""
 
-    def next_page(self, page: Mapping[str, Any], last: Batch | None) -> Mapping[str, str | int] | None:
-        """What the page after this one is asked for by; None if this is the last one, or `last` of it isn't there."""
+    def next_page(
+        self, page: Mapping[str, Any], last: Batch | None, asked: Mapping[str, str | int]
+    ) -> Mapping[str, str | int] | None:
+        """What the page after this one is asked for by; None if this is the last one.
+
+        Args:
+            page: As it came.
+            last: The last batch on it, if there is one.
+            asked: What it was asked for by.
+        """
+        del asked
         # A server that doesn't say whether there is more may cut pages as it likes: only an empty one is the last.
         return {"after": last.id} if last is not None and page.get("has_more", True) else None
 
@@ -96,7 +105,8 @@ class HttpProvider(ABC):
             known = len(found)
             # An older one is kept too: its time may be as wrong as a clock can be, and ours is known by its token.
             found |= {b.id: b for b in batches}
-            following = self.next_page(mapping(reply.body), batches[-1] if batches else None) if self.paged else None
+            last = batches[-1] if batches else None
+            following = self.next_page(mapping(reply.body), last, asked) if self.paged else None
             ended = _reaches_past(batches, oldest) or (following is None and (self.paged or len(batches) < _FEW))
             asked_next = {**self.page, **(following or {})}
             # Nothing but what was listed before: it can't be paged through.
@@ -145,6 +155,12 @@ class HttpProvider(ABC):
 
     def close(self) -> None:
         self._http.close()
+
+
+def by_token(page: Mapping[str, Any], field: str, parameter: str) -> Mapping[str, str | int] | None:
+    """The next page of a listing whose pages name the one that follows."""
+    token = page.get(field)
+    return {parameter: str(token)} if token else None
 
 
 def _reaches_past(batches: Sequence[Batch], oldest: float) -> bool:

@@ -69,7 +69,9 @@ class Batch:
 
     @property
     def lacks_files(self) -> bool:
-        """Whether the counts speak of rows whose file isn't there; files may trail the status."""
+        """Whether there is no file, or the counts speak of rows whose file isn't there: it may trail the status."""
+        if self.phase is Phase.COMPLETED and not self.result_files:
+            return True
         kinds = (self.completed > 0) + (self.failed > 0)
         return len(self.result_files) < (min(kinds, 1) if self.in_one_file else kinds)
 

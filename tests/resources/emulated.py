@@ -23,15 +23,21 @@ from dagster_batch_llm.resources.local.store import Store
 from dagster_batch_llm.resources.local.worker import Worker
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.anthropic import ANTHROPIC, MessageBatches
+from dagster_batch_llm.resources.providers.azure import AZURE, AzureShape
+from dagster_batch_llm.resources.providers.groq import GROQ, GroqShape
 from dagster_batch_llm.resources.providers.http import HttpClient
+from dagster_batch_llm.resources.providers.mistral import MISTRAL, MistralJobs
 from dagster_batch_llm.resources.providers.openai import OPENAI
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
 from dagster_batch_llm.resources.providers.over_http import HttpProvider
 from dagster_batch_llm.resources.providers.profile import Profile
+from dagster_batch_llm.resources.providers.together import TOGETHER, TogetherShape
+from dagster_batch_llm.resources.providers.voyage import VOYAGE, VoyageShape
+from dagster_batch_llm.resources.request import Operation, RequestSpec
 from starlette.types import Message
 
 from .fake_clock import FakeClock
-from .world import PROMPTS, World
+from .world import PROMPTS, SPEC, World
 
 TOKEN = "sk-test"
 ENDED = {AttemptState.ANSWERED, AttemptState.REFUSED, AttemptState.VOID}
@@ -46,11 +52,19 @@ class Spoken:
     provider: Callable[..., HttpProvider]
     path: str = ""
     headers: Mapping[str, str] | None = None
+    spec: RequestSpec = SPEC
 
+
+VECTORS = RequestSpec(operation=Operation.EMBEDDING, model="m")
 
 SPOKEN = {
     "openai": Spoken(PATIENT, OpenAIShape, "/v1"),
     "anthropic": Spoken(ANTHROPIC, MessageBatches, "", {"x-api-key": TOKEN}),
+    "azure": Spoken(AZURE, AzureShape, "/openai/v1", {"api-key": TOKEN}),
+    "groq": Spoken(GROQ, GroqShape, "/openai/v1"),
+    "mistral": Spoken(MISTRAL, MistralJobs, "/v1"),
+    "together": Spoken(TOGETHER, TogetherShape, "/v1"),
+    "voyage": Spoken(VOYAGE, VoyageShape, "/v1", spec=VECTORS),
 }
 
 
@@ -130,7 +144,8 @@ class EmulatedWorld(World):
     said: list[ProviderError] = field(default_factory=list[ProviderError])
 
     def __post_init__(self) -> None:
-        self.profile = SPOKEN[self.faults.speaks].profile
+        spoken = SPOKEN[self.faults.speaks]
+        self.profile, self.spec = spoken.profile, spoken.spec
         self.emulator = EmulatedServer(self.folder / "emulator", self.clock, self.faults)
         self.ledger = Ledger(self.folder, self.clock)
 

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 from dagster_batch_llm.resources.ledger import Attempt, AttemptState
-from dagster_batch_llm.resources.providers.http import _date  # pyright: ignore[reportPrivateUsage]
+from dagster_batch_llm.resources.providers.http_words import date_of
 from dagster_batch_llm.resources.providers.openai import OPENAI
 from dagster_batch_llm.resources.providers.profile import Recovery
 
@@ -129,11 +129,11 @@ def test_a_date_without_a_zone_is_not_of_this_machines_zone(monkeypatch: pytest.
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     try:
-        found = _date("Wed, 25 Nov 2026 11:00:00 -0000")
+        found = date_of("Wed, 25 Nov 2026 11:00:00 -0000")
     finally:
         monkeypatch.undo()
         time.tzset()
-    assert found == _date("Wed, 25 Nov 2026 11:00:00 GMT") == 1795604400.0
+    assert found == date_of("Wed, 25 Nov 2026 11:00:00 GMT") == 1795604400.0
 
 
 def with_a_duplicate(world: World) -> tuple[Attempt, str]:

@@ -9,6 +9,7 @@ import pytest
 from dagster_batch_llm.resources.ledger import AttemptState, schema
 from dagster_batch_llm.resources.local.emulator import Fault
 from dagster_batch_llm.resources.local.emulator.dialects import DIALECTS
+from dagster_batch_llm.resources.request import Operation
 
 from .emulated import SPOKEN, EmulatedWorld, rules
 from .world import PROMPTS, copy_home
@@ -18,8 +19,6 @@ ALL_OK = [(prompt, "ok") for prompt in sorted(PROMPTS)]
 
 MakeEmulated = Callable[..., EmulatedWorld]
 
-ONE_FILE = {"anthropic"}
-"""Where no single row of a batch is lost with a file of its own."""
 ROWS = {
     "missing": ("missing", "nothing for this row"),
     "renamed": ("missing", "nothing for this row"),
@@ -38,6 +37,11 @@ ROWS = {
     "long_line": ("ok", "None"),
 }
 """Row fault → outcome and a part of its reason."""
+VECTORS = {
+    "body_not_json": ("invalid", "instead of an answer the provider sent"),
+    **dict.fromkeys(("refusal", "truncated", "empty_answer"), ("ok", "None")),
+}
+"""What is another matter for a vector."""
 
 
 @pytest.fixture(params=sorted(DIALECTS))
@@ -69,7 +73,8 @@ def test_a_batch_is_asked_and_answered(emulated: MakeEmulated) -> None:
     survives(world)
     (attempt,) = world.ledger.attempts.find(schema.attempt.c.rows == 3)
     (file,) = world.ledger.attempts.answers([attempt.id])
-    assert (file.input_tokens, file.output_tokens, file.unmetered) == (3, 3, 0)
+    written = 0 if world.spec.operation is Operation.EMBEDDING else 3
+    assert (file.input_tokens, file.output_tokens, file.unmetered) == (3, written, 0)
     assert world.said == []
 
 
@@ -124,7 +129,8 @@ def test_a_row_that_goes_wrong_has_its_own_outcome_and_the_others_have_theirs(
     assert world.converge(within=72 * 3600.0, step=60.0) is AttemptState.ANSWERED
     *others, (_, outcome, reason) = world.outcomes()
     assert [(key, kind) for key, kind, _ in others] == ALL_OK[:2]
-    expected, said = ROWS[name]
+    embeds = world.spec.operation is Operation.EMBEDDING
+    expected, said = {**ROWS, **(VECTORS if embeds else {})}[name]
     assert outcome == expected
     assert said in str(reason)
     assert world.emulator.bill == ONE_EACH

@@ -68,6 +68,7 @@ class World:
     clock: FakeClock = field(default_factory=FakeClock)
     profile: Profile = OPENAI
     url: str = ""
+    spec: RequestSpec = SPEC
     server: FakeOpenAI = field(init=False)
     ledger: Ledger = field(init=False)
 
@@ -103,7 +104,7 @@ class World:
     def ask(self, prompts: Sequence[str] = PROMPTS, *, name: str = "plan", llm: str = "llm") -> Attempt:
         """A planned attempt that asks these prompts; a prompt is its own key here."""
         home = Home(self.folder)
-        task = self.ledger.looks.declare(SPEC)
+        task = self.ledger.looks.declare(self.spec)
         plan = self.ledger.plans.open(a_plan(name, task, llm=llm), Origin("run", (), {}))
         write_columns(home.requests(plan.id), key=prompts, prompt=prompts, bytes=[len(prompt) for prompt in prompts])
         attempt = Attempt(
@@ -145,14 +146,14 @@ class World:
     def answers(self) -> Mapping[str, str]:
         """Key → answer, of all answers that the ledger names."""
         home = Home(self.folder)
-        files = [home.answers(name) for name in self.ledger.looks.snapshot(SPEC.task).answers_files]
+        files = [home.answers(name) for name in self.ledger.looks.snapshot(self.spec.task).answers_files]
         found = rows(connect(), f"SELECT key, answer FROM {parquet(files, 'key VARCHAR, answer VARCHAR')}")
         return dict(found)
 
     def outcomes(self) -> list[tuple[str, str, str | None]]:
         """(key, outcome, reason) of all answers files, in the order of the keys."""
         home = Home(self.folder)
-        names = self.ledger.looks.snapshot(SPEC.task).answers_files
+        names = self.ledger.looks.snapshot(self.spec.task).answers_files
         listed = ", ".join(literal(str(home.answers(name))) for name in names)
         return rows(connect(), f"SELECT key, outcome, reason FROM read_parquet([{listed}]) ORDER BY ALL")
 

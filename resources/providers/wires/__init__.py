@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .anthropic import ANTHROPIC_WIRE
+from .family import MISTRAL_WIRE, TOGETHER_WIRE, VOYAGE_WIRE
 from .openai import OPENAI_WIRE
 from .wire import Wire
 
-WIRES: Mapping[str, Wire] = {wire.name: wire for wire in (OPENAI_WIRE, ANTHROPIC_WIRE)}
+WIRES: Mapping[str, Wire] = {
+    wire.name: wire for wire in (OPENAI_WIRE, ANTHROPIC_WIRE, MISTRAL_WIRE, TOGETHER_WIRE, VOYAGE_WIRE)
+}

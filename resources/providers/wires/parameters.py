@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -17,12 +17,12 @@ class Parameters:
     Attributes:
         places: What a task may say → its path in the body, such as ``reasoning.effort``.
         limit: Path of the longest answer in tokens, whichever of its names a task uses; empty if there is none.
-        lists: Paths whose value is a list, where a task may name a single one.
+        shaped: Path → how a task's value is written there.
     """
 
     places: Mapping[str, str] = field(default_factory=dict[str, str])
     limit: str = ""
-    lists: frozenset[str] = frozenset()
+    shaped: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict[str, Callable[[Any], Any]])
 
     @classmethod
     def named(cls, names: Iterable[str], *, limit: str = "", **renamed: str) -> Parameters:
@@ -44,13 +44,18 @@ class Parameters:
             if name not in self.places:
                 raise InputError(f"parameters has {name!r}, which can't be set. These can: {', '.join(self._known())}.")
             path = self.places[name]
-            put(body, path, [value] if path in self.lists and not isinstance(value, list) else value)
+            put(body, path, self.shaped[path](value) if path in self.shaped else value)
         if self.limit and spec.limit:
             put(body, self.limit, spec.limit)
         return replace(spec, parameters=body)
 
     def _known(self) -> list[str]:
         return sorted({*self.places, *(LIMITS if self.limit else ())}) or ["none"]
+
+
+def a_list(value: Any) -> Any:
+    """A list, where a task may name a single value."""
+    return cast("list[Any]", value) if isinstance(value, list) else [value]
 
 
 def put(body: dict[str, Any], path: str, value: Any) -> None:

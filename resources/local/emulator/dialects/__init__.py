@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from ....errors import InputError
 from .anthropic import Anthropic
 from .dialect import Dialect
+from .family import Azure, Groq, Mistral, Together, Voyage
 
-DIALECTS: Mapping[str, type[Dialect]] = {kind.name: kind for kind in (Anthropic,)}
+_ALL = (Anthropic, Azure, Groq, Mistral, Together, Voyage)
+
+DIALECTS: Mapping[str, type[Dialect]] = {kind.name: kind for kind in _ALL}
 """By the names of their providers."""
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from starlette.responses import Response
 
 from ...answer import CHAT
 from ...wire import RefusalError, dump_line
-from .dialect import ENDED, Asked, Call, Dialect, Shown, Told, needed
+from .dialect import ENDED, Asked, Call, Dialect, Shown, Told, counts_of, iso, needed
 
 _ROW_ID = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 _KINDS = {
@@ -90,7 +89,7 @@ class Anthropic(Dialect):
 
     def _shown(self, shown: Shown) -> Shown:
         status = shown["status"]
-        counts = shown.get("request_counts") or {"total": 0, "completed": 0, "failed": 0}
+        counts = counts_of(shown)
         left = {"expired": "expired", "cancelled": "canceled"}.get(status, "errored")
         told = dict.fromkeys(("processing", "succeeded", "errored", "canceled", "expired"), 0)
         if status in ENDED:
@@ -103,9 +102,9 @@ class Anthropic(Dialect):
             "type": "message_batch",
             "processing_status": ways.get(status, "in_progress"),
             "request_counts": told,
-            "created_at": _iso(shown.get("created_at")),
-            "expires_at": _iso(shown.get("expires_at")),
-            "ended_at": _iso(shown.get(f"{status}_at")) if status in ENDED else None,
+            "created_at": iso(shown.get("created_at")),
+            "expires_at": iso(shown.get("expires_at")),
+            "ended_at": iso(shown.get(f"{status}_at")) if status in ENDED else None,
             "cancel_initiated_at": None,
             "archived_at": None,
             "results_url": None,
@@ -139,7 +138,3 @@ def _result(told: Told) -> Mapping[str, Any]:
             "usage": {**usage, "service_tier": "batch"},
         },
     }
-
-
-def _iso(moment: Any) -> str | None:
-    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")

@@ -7,6 +7,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, ClassVar
 
 from starlette.concurrency import run_in_threadpool
@@ -14,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from ...answer import CHAT, EMBEDDINGS
+from ...answer import CHAT
 from ...batch import Batch
 from ...desk import Desk
 from ...wire import RefusalError, clean_text, dump_line, is_object, parse_object
@@ -31,12 +32,14 @@ class Asked:
         query: What follows the question mark.
         headers: By their names in small letters.
         body: As it came.
+        form: Fields and files of a form.
     """
 
     path: Mapping[str, str]
     query: Mapping[str, str]
     headers: Mapping[str, str]
     body: bytes
+    form: Mapping[str, str | bytes]
 
     @property
     def object(self) -> Mapping[str, Any]:
@@ -174,7 +177,11 @@ class Dialect(ABC):
 
     def _endpoint(self, handler: Handler) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
-            asked = Asked(request.path_params, request.query_params, request.headers, await request.body())
+            body, form = await request.body(), dict[str, str | bytes]()
+            if request.headers.get("content-type", "").startswith("multipart/form-data"):
+                async with request.form() as fields:
+                    form = {k: v if isinstance(v, str) else await v.read() for k, v in fields.items()}
+            asked = Asked(request.path_params, request.query_params, request.headers, body, form)
             try:
                 said = await run_in_threadpool(handler, asked)
             except RefusalError as error:
@@ -235,9 +242,22 @@ class Dialect(ABC):
         found = [self.desk.shown(batch) for batch in self.desk.page(after, limit + 1)]
         return [*found[:limit]], len(found) > limit
 
-    def endpoint_of(self, lines: Sequence[bytes]) -> str:
-        """What a file's lines ask for."""
-        return EMBEDDINGS if lines and b'"messages"' not in lines[0] and b'"contents"' not in lines[0] else CHAT
+
+def counts_of(shown: Shown) -> Mapping[str, int]:
+    """A batch's counts; 0 where it has none."""
+    counts: Mapping[str, int] = shown.get("request_counts") or {"total": 0, "completed": 0, "failed": 0}
+    return counts
+
+
+def problems_of(shown: Shown) -> list[str]:
+    """Why a batch failed validation."""
+    errors: Mapping[str, Any] = shown.get("errors") or {"data": []}
+    return [str(one["message"]) for one in errors["data"]]
+
+
+def iso(moment: Any) -> str | None:
+    """A time as most APIs write it."""
+    return None if moment is None else datetime.fromtimestamp(moment, UTC).isoformat().replace("+00:00", "Z")
 
 
 def needed(body: Mapping[str, Any], *names: str) -> list[Any]:
