@@ -139,8 +139,10 @@ def in_another_account(ledger: Ledger, provider: BatchProvider, attempt: Attempt
 
     Organisations and projects of one provider share an address; whose key it is shows in the file that we uploaded. A
     person who has ended the attempt together with its batch knows better. Where a create is revoked, the file was
-    deleted by us.
+    deleted by us. One that the provider has deleted for its age tells nothing.
     """
+    if ledger.clock.now() - send.t0 > provider.profile.keeps_files_seconds:
+        return None
     if provider.profile.revocable or attempt.unwanted_at is not None or provider.has_file(send.file_id):
         return None
     message = (

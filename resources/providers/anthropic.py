@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar
 
 from ..clock import Clock
 from ..request import RequestSpec
@@ -91,16 +91,11 @@ class MessageBatches(HttpProvider):
 
     batches: ClassVar[str] = "/v1/messages/batches"
     page: ClassVar[Mapping[str, str | int]] = {"limit": 1000}
+    after: ClassVar[str] = "after_id"
 
     def __init__(self, profile: Profile, http: HttpClient, *, account: str, clock: Clock | None = None) -> None:
         super().__init__(profile, http, account=account, clock=clock)
         self._requests: dict[str, BinaryIO] = {}
-
-    def next_page(
-        self, page: Mapping[str, Any], last: Batch | None, asked: Mapping[str, str | int]
-    ) -> Mapping[str, str | int] | None:
-        del asked
-        return {"after_id": last.id} if last is not None and page.get("has_more", True) else None
 
     def upload(self, path: Path, filename: str) -> str:
         """Nothing is uploaded before the create: the file is kept open for it, whoever removes its name.

@@ -6,6 +6,7 @@ from .anthropic import ANTHROPIC
 from .azure import AZURE
 from .compatible import COMPATIBLE
 from .doubleword import DOUBLEWORD
+from .gemini import GEMINI
 from .groq import GROQ
 from .local import LOCAL
 from .mistral import MISTRAL
@@ -18,6 +19,7 @@ PROFILES: tuple[Profile, ...] = (
     OPENAI,
     AZURE,
     ANTHROPIC,
+    GEMINI,
     MISTRAL,
     GROQ,
     TOGETHER,

@@ -45,6 +45,10 @@ class HttpProvider(ABC):
     """How a page is asked for."""
     paged: ClassVar[bool] = True
     """Whether the listing has pages; one that has none may still be cut."""
+    after: ClassVar[str] = "after"
+    """The parameter that names the last batch of the page before."""
+    next_token: ClassVar[tuple[str, str] | None] = None
+    """Where pages name the one that follows: the field that does, and the parameter that it goes into."""
 
     def __init__(self, profile: Profile, http: HttpClient, *, account: str, clock: Clock | None = None) -> None:
         self._profile = profile
@@ -71,8 +75,11 @@ class HttpProvider(ABC):
             asked: What it was asked for by.
         """
         del asked
+        if self.next_token:
+            field, parameter = self.next_token
+            return {parameter: str(page[field])} if page.get(field) else None
         # A server that doesn't say whether there is more may cut pages as it likes: only an empty one is the last.
-        return {"after": last.id} if last is not None and page.get("has_more", True) else None
+        return {self.after: last.id} if last is not None and page.get("has_more", True) else None
 
     @property
     def profile(self) -> Profile:
@@ -155,12 +162,6 @@ class HttpProvider(ABC):
 
     def close(self) -> None:
         self._http.close()
-
-
-def by_token(page: Mapping[str, Any], field: str, parameter: str) -> Mapping[str, str | int] | None:
-    """The next page of a listing whose pages name the one that follows."""
-    token = page.get(field)
-    return {parameter: str(token)} if token else None
 
 
 def _reaches_past(batches: Sequence[Batch], oldest: float) -> bool:

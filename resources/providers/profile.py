@@ -74,6 +74,7 @@ class Profile:
         windows: Completion windows the provider takes; the first is the default.
         expires: Whether a batch ends at its window.
         keeps_seconds: How long after its creation a batch's results are kept; None if for good, or in your own bucket.
+        keeps_files_seconds: How long a request file is kept.
         queue_full_codes: Validation errors that mean "later", not "never".
         endpoints: Operation → the path that answers it; what isn't named has no batches.
         parameters: Operation → what a task may set; what isn't named takes everything as it is.
@@ -98,6 +99,7 @@ class Profile:
     windows: tuple[str, ...] = ("24h",)
     expires: bool = True
     keeps_seconds: float | None = None
+    keeps_files_seconds: float = 30 * 86_400.0
     queue_full_codes: frozenset[str] = frozenset({"token_limit_exceeded"})
     endpoints: Mapping[str, str] = field(
         default_factory=lambda: {"chat": "/v1/chat/completions", "embedding": "/v1/embeddings"}

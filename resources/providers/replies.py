@@ -36,9 +36,22 @@ def id_of(body: Mapping[str, Any]) -> str:
     return name
 
 
-def path_part(name: str) -> str:
-    """A stranger's id as one part of a path."""
-    return quote(name, safe="")
+def name_of(body: Mapping[str, Any]) -> str:
+    """The last part of a resource's name, such as ``batches/abc``, which is what Google calls its id."""
+    return id_of({"id": str(body.get("name", "")).rpartition("/")[2]})
+
+
+def loaded(text: str) -> Mapping[str, Any]:
+    """A reply's text as an object; empty if it is none."""
+    try:
+        return mapping(json.loads(text))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def path_part(name: str, *, keep: str = "") -> str:
+    """A stranger's id as one part of a path, or as several that are parted by what is to be kept."""
+    return quote(name, safe=keep)
 
 
 def listed(page: object, field: str, *, empty: bool = False) -> list[object]:

@@ -24,6 +24,7 @@ from dagster_batch_llm.resources.local.worker import Worker
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.anthropic import ANTHROPIC, MessageBatches
 from dagster_batch_llm.resources.providers.azure import AZURE, AzureShape
+from dagster_batch_llm.resources.providers.gemini import GEMINI, GeminiJobs
 from dagster_batch_llm.resources.providers.groq import GROQ, GroqShape
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.mistral import MISTRAL, MistralJobs
@@ -61,6 +62,7 @@ SPOKEN = {
     "openai": Spoken(PATIENT, OpenAIShape, "/v1"),
     "anthropic": Spoken(ANTHROPIC, MessageBatches, "", {"x-api-key": TOKEN}),
     "azure": Spoken(AZURE, AzureShape, "/openai/v1", {"api-key": TOKEN}),
+    "gemini": Spoken(GEMINI, GeminiJobs, "", {"x-goog-api-key": TOKEN}),
     "groq": Spoken(GROQ, GroqShape, "/openai/v1"),
     "mistral": Spoken(MISTRAL, MistralJobs, "/v1"),
     "together": Spoken(TOGETHER, TogetherShape, "/v1"),

@@ -8,8 +8,9 @@ from ....errors import InputError
 from .anthropic import Anthropic
 from .dialect import Dialect
 from .family import Azure, Groq, Mistral, Together, Voyage
+from .google import Gemini
 
-_ALL = (Anthropic, Azure, Groq, Mistral, Together, Voyage)
+_ALL = (Anthropic, Azure, Gemini, Groq, Mistral, Together, Voyage)
 
 DIALECTS: Mapping[str, type[Dialect]] = {kind.name: kind for kind in _ALL}
 """By the names of their providers."""

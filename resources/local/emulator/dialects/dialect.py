@@ -225,6 +225,10 @@ class Dialect(ABC):
         except (ValueError, KeyError, TypeError, AttributeError):
             return line
 
+    def headed(self, shown: Shown, headers: Mapping[str, str]) -> Response:
+        """A reply with headers."""
+        return JSONResponse(shown, headers=headers)
+
     def batch(self, asked: Asked) -> Batch:
         """The batch that a path speaks of."""
         return self.desk.batch(asked.path["batch_id"])
