@@ -89,7 +89,7 @@ class MessageBatches(HttpProvider):
     Shapes: the types of the anthropic Python package 2.12.0, read 2026-11-24.
     """
 
-    batches: ClassVar[str] = "/v1/messages/batches"
+    batches: str = "/v1/messages/batches"
     page: ClassVar[Mapping[str, str | int]] = {"limit": 1000}
     after: ClassVar[str] = "after_id"
 
