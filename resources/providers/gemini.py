@@ -45,6 +45,10 @@ GEMINI = Profile(
     keeps_seconds=42 * 86_400.0,
     keeps_files_seconds=48 * 3600.0,
     endpoints={"chat": "batchGenerateContent", "embedding": "asyncBatchEmbedContent"},
+    at_once={
+        "chat": "/v1beta/models/{model}:generateContent",
+        "embedding": "/v1beta/models/{model}:embedContent",
+    },
     parameters={"chat": CHAT_PARAMETERS, "embedding": EMBEDDING_PARAMETERS},
     poll_seconds=(60.0, 300.0),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .profile import About, Certainty, Profile
+from .profile import AT_ONCE, About, Certainty, Profile
 from .protocol import BatchProvider
 from .resource import BatchResource, clean_key
 from .wires.parameters import Parameters
@@ -32,6 +32,7 @@ OPENAI = Profile(
         uncertain=("how long result files are kept; 30 days are assumed",),
     ),
     keeps_seconds=30 * 86_400.0,
+    at_once=AT_ONCE,
     parameters={"chat": CHAT_PARAMETERS, "embedding": Parameters.named(["user"])},
 )
 
