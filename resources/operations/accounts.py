@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from ..errors import ProviderError, RefusedError
 from ..ledger import AttemptState, Ledger, schema
-from ..providers.openai_shape import TOKEN_KEY
-from ..providers.protocol import Batch, BatchProvider
+from ..providers.protocol import TOKEN_KEY, Batch, BatchProvider
 from .examination import Finding, Level
 
 _MARK = 8

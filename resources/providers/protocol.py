@@ -11,7 +11,6 @@ from typing import Protocol
 from ..request import RequestSpec
 from .profile import Profile
 
-
 TOKEN_KEY = "batch_llm_token"  # noqa: S105 - the metadata key that marks a batch as ours, not a secret
 
 

@@ -104,7 +104,8 @@ class RealtimeSide:
         """
         if spec.operation not in self.profile.at_once:
             raise InputError(f"{self.profile.name} doesn't answer requests of kind {spec.operation.value!r} at once.")
-        with self._held(token), Journal(self._journal(token), rows=self._rows(file_id), now=self._clock.now()) as journal:
+        rows, now = self._rows(file_id), self._clock.now()
+        with self._held(token), Journal(self._journal(token), rows=rows, now=now) as journal:
             asking = Asking(
                 lambda body, allowed: self._ask(spec, body, allowed, _REPLY_SECONDS),
                 wire=self.profile.wire,
@@ -157,7 +158,8 @@ class RealtimeSide:
         if path.exists():
             return [path]
         told = self._told(batch.id)
-        lost = (self.profile.wire.failed(row, "reply lost: nobody knows whether it was carried out") for row in told.lost)
+        why = "reply lost: nobody knows whether it was carried out"
+        lost = (self.profile.wire.failed(row, why) for row in told.lost)
         partial = path.with_name(f"{path.name}.{self._clock.token()}.part")
         try:
             make_folder(folder)
