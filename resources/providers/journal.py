@@ -127,7 +127,9 @@ def read_journal(path: Path) -> Told:
     try:
         with path.open("rb") as lines:
             for line in lines:
-                said = loaded(line.decode(errors="replace")) if line.endswith(b"\n") else {}
+                said: Mapping[str, Any] = {}
+                if line.endswith(b"\n"):
+                    said = loaded(line.decode(errors="replace"))
                 if "rows" in said:
                     about = said
                 elif "begun" in said:

@@ -7,10 +7,10 @@ outputs, read 2026-11-24.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from ...request import Operation, RequestSpec
-from .wire import STRANGE, Results, Wire, tokens_sql
+from .wire import STRANGE, Results, Wire, error_of, tokens_sql
 
 DEFAULT_MAX_TOKENS = 4096
 """Anthropic wants a limit in every request; this is ours where a table sets none."""
@@ -53,9 +53,7 @@ def _answered(row: str, status: int, body: Any) -> dict[str, Any]:
         return {"custom_id": row, "result": {"type": "succeeded", "message": body}}
     # Of what kind an error is, its status tells, too, if something in between has answered.
     kind = {400: "invalid_request_error", 413: "request_too_large", 422: "invalid_request_error"}.get(status)
-    error = body.get("error") if isinstance(body, dict) else None
-    said = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": str(body)}
-    return _errored(row, {**said, **({"type": kind} if kind else {})})
+    return _errored(row, {**error_of(body), **({"type": kind} if kind else {})})
 
 
 def _failed(row: str, why: str) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from ...duck import literal
 from ...request import Operation, RequestSpec
 from .parameters import Parameters, a_list
-from .wire import STRANGE, WRONG_REQUEST, Results, Wire, tokens_sql
+from .wire import STRANGE, WRONG_REQUEST, Results, Wire, error_of, tokens_sql
 
 _TASKS = {
     "document": "RETRIEVAL_DOCUMENT",
@@ -92,9 +92,7 @@ def _line(_: str, body: Mapping[str, Any]) -> dict[str, Any]:
 def _answered(row: str, status: int, body: Any) -> dict[str, Any]:
     if 200 <= status < 300:
         return {"key": row, "response": body}
-    error = body.get("error") if isinstance(body, dict) else None
-    said = cast("dict[str, Any]", error) if isinstance(error, dict) else {"message": str(body)}
-    return {"key": row, "error": {**said, "code": 400 if status in WRONG_REQUEST else status}}
+    return {"key": row, "error": {**error_of(body), "code": 400 if status in WRONG_REQUEST else status}}
 
 
 def _failed(row: str, why: str) -> dict[str, Any]:

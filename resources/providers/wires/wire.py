@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ...duck import literal
 from ...errors import InputError
@@ -74,6 +74,12 @@ class Results:
     output_tokens: str
     vector: str = "NULL::FLOAT[]"
     row_id: str = "custom_id"
+
+
+def error_of(body: object) -> dict[str, Any]:
+    """The error object in a reply; what came instead, as its message."""
+    found = cast("dict[str, object]", body).get("error") if isinstance(body, dict) else None
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {"message": str(body)[:300]}
 
 
 def _answered(row: str, status: int, body: Any) -> dict[str, Any]:
