@@ -26,7 +26,8 @@ _BUSY = {429, 503, 529}
 _FAILURES = 5
 """In a row, nothing answered in between, after which nothing more is begun."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
-_NAP = 1.0
+_MOMENT, _NAP = 0.001, 1.0
+"""Seconds that are slept at once; less than the first may not move a clock."""
 
 Ask = Callable[[Mapping[str, Any], Callable[[], None]], RawReply]
 """(a request's body, what to ask in the last moment) → its reply."""
@@ -131,7 +132,7 @@ class Asking:
                     self._stop(error)
                     break
                 return True
-            self._clock.sleep(min(wait, _NAP))
+            self._clock.sleep(min(max(wait, _MOMENT), _NAP))
         return False
 
     def _keep(self, row: str, reply: RawReply) -> None:

@@ -79,7 +79,8 @@ class Results:
 def error_of(body: object) -> dict[str, Any]:
     """The error object in a reply; what came instead, as its message."""
     found = cast("dict[str, object]", body).get("error") if isinstance(body, dict) else None
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {"message": str(body)[:300]}
+    words = str(cast("object", body))[:300]
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {"message": words}
 
 
 def _answered(row: str, status: int, body: Any) -> dict[str, Any]:
