@@ -8,6 +8,7 @@ finds the folder after a kill knows which rows may be paid.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -35,6 +36,7 @@ _REPLY_SECONDS = 80.0
 _ROWS = 100
 """In one send: at 7 seconds each they are through in time."""
 _KEPT_SECONDS = 30 * 86_400.0
+_MARGIN_SECONDS = 3600.0
 _LONGEST_PAUSE = 960.0
 
 AskOnce = Callable[[RequestSpec, Mapping[str, Any], Callable[[], None], float], RawReply]
@@ -146,11 +148,13 @@ class RealtimeSide:
         )
 
     def list(self, since: float, there: float | None = None) -> Listing:
-        """All sends that are kept; what has no journal was never begun."""
-        del since, there
+        """The sends since then; what has no journal was never begun."""
+        del there
         started = self._clock.now()
+        oldest = since - _MARGIN_SECONDS if since <= started else 0.0  # a clock that was ahead then tells nothing
         names = sorted(path.parent.name for path in self._folder.glob("*/journal"))
-        return Listing(tuple(map(self.check, names)), complete=True, started_at=started, clock_offset=None)
+        found = [self.check(name) for name in names if self._kept_at(name) >= oldest]
+        return Listing(tuple(found), complete=True, started_at=started, clock_offset=None)
 
     def fetch(self, batch: Batch, folder: Path) -> list[Path]:
         """Write the result lines, in the provider's own form; rows that were asked and have no reply have one, too."""
@@ -244,8 +248,15 @@ class RealtimeSide:
     def _forget_old(self) -> None:
         """Sends are kept as long as a provider keeps results."""
         for path in self._folder.glob("*/requests.jsonl"):
-            if path.stat().st_mtime < self._clock.now() - _KEPT_SECONDS:
+            if self._kept_at(path.parent.name) < self._clock.now() - _KEPT_SECONDS:
                 shutil.rmtree(path.parent, ignore_errors=True)
+
+    def _kept_at(self, token: str) -> float:
+        """When a request file was kept, by our clock; for ever if it isn't here."""
+        try:
+            return self._requests(token).stat().st_mtime
+        except OSError:
+            return math.inf
 
     # ---- the pause after failures ----
 

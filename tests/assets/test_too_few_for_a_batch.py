@@ -6,14 +6,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import dagster as dg
+import pyarrow as pa
 import pytest
+from dagster_batch_llm.assets import summarize_asset
+from dagster_batch_llm.assets.convergence import Convergence
 from dagster_batch_llm.assets.look import look, unfinished
+from dagster_batch_llm.assets.run import Waiting
+from dagster_batch_llm.resources import BatchResource
 from dagster_batch_llm.resources.errors import InputError, ProviderError
 from dagster_batch_llm.resources.ledger import Ledger, Plan, Tier
 from dagster_batch_llm.resources.local.emulator import Fault
+from dagster_batch_llm.resources.providers.protocol import BatchProvider
 
 from ..resources.emulated import PATIENT, EmulatedWorld, rules
 from ..resources.fake_clock import FakeClock
+from .conftest import House, rows_asset
 
 ROWS = [f"row {n}" for n in range(7)]
 MakeEmulated = Callable[..., EmulatedWorld]
@@ -114,3 +122,29 @@ def test_an_outage_is_waited_for_longer_each_time(emulated: MakeEmulated) -> Non
     assert world.kinds()["ok"] == 60
     assert world.emulator.bill == dict.fromkeys(prompts, 1)
     assert any("left alone" in error.message for error in world.said)
+
+
+class Spoken(BatchResource):
+    """A resource for the world of a test."""
+
+    def provider(self) -> BatchProvider:
+        return WORLDS[0].provider()
+
+
+WORLDS: list[EmulatedWorld] = []
+
+
+def test_a_run_that_asks_at_once_ends_with_its_table_and_waits_for_nobody(
+    emulated: MakeEmulated, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = emulated(min_rows=100)
+    WORLDS[:] = [world]
+    monkeypatch.setattr(Convergence, "_how_to_wait", lambda _: Waiting.DETACH)
+    reviews = rows_asset("reviews", pa.table({"id": range(3), "text": ROWS[:3]}))
+    table: dg.AssetsDefinition = summarize_asset(
+        name="summaries", source="reviews", row_key="id", prompt="{text}", llm="llm", model="m"
+    )
+    house.done(reviews, table, resources={"llm": Spoken()})
+    assert [row[2] for row in house.rows("summaries")] == ["ok"] * 3
+    assert world.emulator.store.count_batches() == 0
+    assert sum(world.emulator.bill.values()) == 3
