@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .anthropic import ANTHROPIC
 from .azure import AZURE
 from .compatible import COMPATIBLE
@@ -18,19 +20,22 @@ from .together import TOGETHER
 from .voyage import VOYAGE
 from .xai import XAI
 
-PROFILES: tuple[Profile, ...] = (
-    OPENAI,
-    AZURE,
-    ANTHROPIC,
-    GEMINI,
-    MISTRAL,
-    GROQ,
-    TOGETHER,
-    FIREWORKS,
-    XAI,
-    OPENROUTER,
-    DOUBLEWORD,
-    VOYAGE,
-    COMPATIBLE,
-    LOCAL,
-)
+RESOURCES: Mapping[str, Profile] = {
+    "OpenAIBatch": OPENAI,
+    "AzureOpenAIBatch": AZURE,
+    "AnthropicBatch": ANTHROPIC,
+    "GeminiBatch": GEMINI,
+    "MistralBatch": MISTRAL,
+    "GroqBatch": GROQ,
+    "TogetherBatch": TOGETHER,
+    "FireworksBatch": FIREWORKS,
+    "XaiBatch": XAI,
+    "DoublewordBatch": DOUBLEWORD,
+    "OpenRouterBatch": OPENROUTER,
+    "VoyageBatch": VOYAGE,
+    "OpenAICompatibleBatch": COMPATIBLE,
+    "LocalBatch": LOCAL,
+}
+"""The resource that a user names → its facts."""
+
+PROFILES: tuple[Profile, ...] = tuple(RESOURCES.values())
