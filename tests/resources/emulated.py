@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from dagster_batch_llm.resources.clock import Clock
 from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.ledger import AttemptState, Ledger
 from dagster_batch_llm.resources.local.emulator import Fault, Faults
@@ -40,7 +41,6 @@ from dagster_batch_llm.resources.providers.xai import XAI, XaiBatches
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from starlette.types import Message
 
-from .fake_clock import FakeClock
 from .world import PROMPTS, SPEC, World
 
 TOKEN = "sk-test"
@@ -79,7 +79,7 @@ SPOKEN = {
 class EmulatedServer:
     """The whole emulator but for its process and its sockets; it works whenever it is spoken to."""
 
-    def __init__(self, folder: Path, clock: FakeClock, faults: Faults) -> None:
+    def __init__(self, folder: Path, clock: Clock, faults: Faults) -> None:
         folder.mkdir()
         self.memory = Memory(folder, faults)
         ahead = AheadClock(clock, self.memory)
