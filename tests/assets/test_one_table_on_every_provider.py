@@ -126,7 +126,9 @@ def test_free_text_comes_as_it_is(house: House, provider: tuple[Any, EmulatedSer
 def test_the_same_vectors_are_made(house: House, provider: tuple[Any, EmulatedServer]) -> None:
     vectors = embed_asset(name="vectors", source="reviews", row_key="id", prompt="{text}", llm="llm", model="m")
     house.done(reviews(), vectors, resources={"llm": provider[0]})
-    assert [(len(vector), status) for vector, status in house.rows("vectors", "vector, status", order="id")] == [(8, "ok")] * 3
+    assert [(len(vector), status) for vector, status in house.rows("vectors", "vector, status", order="id")] == [
+        (8, "ok")
+    ] * 3
 
 
 @pytest.mark.parametrize("speaks", ["openai"])
