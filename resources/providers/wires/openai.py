@@ -48,7 +48,9 @@ def _error_sql(error: str) -> str:
     return f"CASE WHEN NOT regexp_full_match(({error})::VARCHAR, {empty}) THEN {error} END"
 
 
-_ERROR = ", ".join(_error_sql(place) for place in ("line->'$.error'", "line->'$.response.body.error'"))
+# vLLM's `run-batch` puts one error into another, in the file of the answers.
+_ERRORS = ("line->'$.error.error'", "line->'$.error'", "line->'$.response.body.error'")
+_ERROR = ", ".join(_error_sql(place) for place in _ERRORS)
 
 OPENAI_WIRE = Wire(
     name="openai",

@@ -38,6 +38,12 @@ def openai(body: Any, status: int = 200, error: Any = None) -> dict[str, Any]:
     return {"id": "batch_req_1", "custom_id": "t-0", "response": response, "error": error}
 
 
+def vllm(body: Any, status: int, error: Any) -> dict[str, Any]:
+    """A line of the file that vLLM's `run-batch` writes (0.33); answers and errors are in one file."""
+    given = {"status_code": status, "request_id": "vllm-batch-1", "body": body}
+    return {"id": "vllm-1", "custom_id": "t-0", "response": given, "error": error}
+
+
 def response(**fields: Any) -> dict[str, Any]:
     """A reply of the Responses API."""
     part: dict[str, Any] = {"type": "output_text", "text": LABEL, "annotations": []}
@@ -100,6 +106,9 @@ LINES: list[tuple[str, dict[str, Any], Said]] = [
     ("openai", openai(BAD, 400), ("refused", *NONE)),
     ("openai", openai({"error": {"message": "slow down"}}, 429), ("errored", *NONE)),
     ("openai", openai(None, error=EXPIRED), ("expired", *NONE)),
+    ("openai", vllm(chat(), 200, None), OK),
+    ("openai", vllm(None, 400, {"error": {"message": "bad", "type": "BadRequestError", "code": 400}}), ("refused", *NONE)),
+    ("openai", vllm(None, 500, "EngineDeadError"), ("errored", *NONE)),
     ("openai-responses", response(), OK),
     (
         "openai-responses",
@@ -182,6 +191,12 @@ def test_a_result_line_says_what_its_provider_means(wire: str, line: dict[str, A
 @pytest.mark.parametrize(("wire", "line"), VECTORS, ids=[wire for wire, _ in VECTORS])
 def test_a_vector_is_read_with_what_it_cost(wire: str, line: dict[str, Any]) -> None:
     assert read(wire, line, VECTOR, "outcome, vector, input_tokens, unmetered") == ("ok", [0.5, 1.0], 4, False)
+
+
+def test_why_a_row_failed_is_said_however_deep_it_stands() -> None:
+    line = vllm(None, 400, {"error": {"message": "too long", "type": "BadRequestError", "code": 400}})
+    assert read("openai", line, TEXT, "reason") == ("400: too long",)
+    assert read("openai", vllm(None, 500, "EngineDeadError"), TEXT, "reason") == ("status 500: EngineDeadError",)
 
 
 def test_every_wire_has_a_line_here() -> None:
