@@ -49,11 +49,8 @@ def response(**fields: Any) -> dict[str, Any]:
     part: dict[str, Any] = {"type": "output_text", "text": LABEL, "annotations": []}
     message = {"type": "message", "role": "assistant", "content": [part]}
     usage = {"input_tokens": 40, "input_tokens_details": {"cached_tokens": 32}, "output_tokens": 12}
-    reasoning: dict[str, Any] = {
-        "type": "reasoning",
-        "summary": [],
-        "content": [{"type": "reasoning_text", "text": "hm"}],
-    }
+    thought: dict[str, Any] = {"type": "reasoning_text", "text": "hm"}
+    reasoning: dict[str, Any] = {"type": "reasoning", "content": [thought]}
     body = {"id": "resp_1", "status": "completed", "output": [reasoning, message], "usage": usage, "error": None}
     return openai({**body, **fields})
 
@@ -107,7 +104,7 @@ LINES: list[tuple[str, dict[str, Any], Said]] = [
     ("openai", openai({"error": {"message": "slow down"}}, 429), ("errored", *NONE)),
     ("openai", openai(None, error=EXPIRED), ("expired", *NONE)),
     ("openai", vllm(chat(), 200, None), OK),
-    ("openai", vllm(None, 400, {"error": {"message": "bad", "type": "BadRequestError", "code": 400}}), ("refused", *NONE)),
+    ("openai", vllm(None, 400, {"error": {"message": "bad", "code": 400}}), ("refused", *NONE)),
     ("openai", vllm(None, 500, "EngineDeadError"), ("errored", *NONE)),
     ("openai-responses", response(), OK),
     (
