@@ -27,6 +27,7 @@ from ..request import RequestSpec
 from .asking import AT_A_TIME, Asking
 from .http import RawReply
 from .journal import Journal, Told, read_journal
+from .kept import keep
 from .profile import Profile, Recovery
 from .protocol import TOKEN_KEY, Batch, Listing, Phase
 
@@ -159,22 +160,12 @@ class RealtimeSide:
     def fetch(self, batch: Batch, folder: Path) -> list[Path]:
         """Write the result lines, in the provider's own form; rows that were asked and have no reply have one, too."""
         path = folder / f"{digest(batch.id)}.jsonl"
-        if path.exists():
-            return [path]
-        told = self._told(batch.id)
-        why = "reply lost: nobody knows whether it was carried out"
-        lost = (self.profile.wire.failed(row, why) for row in told.lost)
-        partial = path.with_name(f"{path.name}.{self._clock.token()}.part")
-        try:
-            make_folder(folder)
-            with partial.open("w", encoding="utf-8") as out:
-                for line in (*told.answered.values(), *lost):
-                    out.write(json.dumps(line) + "\n")
-            make_durable(partial, path)
-        except OSError as error:
-            raise StorageError(f"{path} can't be written ({error}). Free some space; the results stay.") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        if not path.exists():
+            told = self._told(batch.id)
+            why = "reply lost: nobody knows whether it was carried out"
+            lost = (self.profile.wire.failed(row, why) for row in told.lost)
+            lines = (json.dumps(line).encode() + b"\n" for line in (*told.answered.values(), *lost))
+            keep(path, lines, self._clock.token())
         return [path]
 
     def first_custom_id(self, batch: Batch) -> str | None:
