@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 
 from ..clock import Clock
 from ..duck import make_durable, make_folder
-from ..errors import BusyError, InputError, ProviderError, RefusedError, StorageError
+from ..errors import BusyError, ProviderError, RefusedError, StorageError
 from ..file_names import digest
 from ..request import RequestSpec
 from .asking import AT_A_TIME, Asking
@@ -105,8 +105,6 @@ class RealtimeSide:
             TooLateError: Likewise.
             StorageError: Nothing was carried out, or what was can't be noted.
         """
-        if spec.operation not in self.profile.at_once:
-            raise InputError(f"{self.profile.name} doesn't answer requests of kind {spec.operation.value!r} at once.")
         rows, now = self._rows(file_id), self._clock.now()
         with self._held(token), Journal(self._journal(token), rows=rows, now=now) as journal:
             asking = Asking(
@@ -174,6 +172,7 @@ class RealtimeSide:
 
     def cancel(self, batch_id: str) -> None:
         """No more rows are begun."""
+        self._told(batch_id)
         self._folder_of(batch_id).joinpath("stop").touch()
 
     def has_file(self, file_id: str) -> bool:
@@ -261,13 +260,13 @@ class RealtimeSide:
 
     def _trip(self, why: Exception | None) -> None:
         """After failures in a row, have the next send wait, longer each time; a good one ends that."""
-        if not isinstance(why, ProviderError):
-            self._pause.unlink(missing_ok=True)
-            return
         _, times = self._paused()
-        until = self._clock.now() + min(60.0 * 2.0**times, _LONGEST_PAUSE)
         with suppress(OSError):  # then it is tried sooner
-            self._pause.write_text(json.dumps([until, times + 1]))
+            if isinstance(why, ProviderError):
+                until = self._clock.now() + min(60.0 * 2.0 ** min(times, 10), _LONGEST_PAUSE)
+                self._pause.write_text(json.dumps([until, times + 1]))
+            else:
+                self._pause.unlink(missing_ok=True)
 
     def _paused(self) -> tuple[float, int]:
         try:
