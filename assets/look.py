@@ -112,7 +112,7 @@ def _missing(
 
 
 def _realtime(ledger: Ledger, home: Home, provider: BatchProvider, plan: Plan) -> BatchProvider | None:
-    """Where the plan's requests are asked that are too few for a batch; None if nowhere, or if a batch has no minimum."""
+    """Where requests are asked that are too few for a batch; None if nowhere, or if a batch has no minimum."""
     profile = provider.profile
     if profile.min_rows == 1 or ledger.looks.spec(plan.task).operation not in profile.at_once:
         return None
