@@ -66,6 +66,9 @@ class Response:
     def iter_bytes(self) -> Iterator[bytes]:
         yield self.content
 
+    def close(self) -> None:
+        """All of it is here."""
+
 
 def build_request(
     client: httpx.Client,
