@@ -14,6 +14,7 @@ from dagster_batch_llm.resources.providers.openai import OPENAI, OpenAIBatch
 from dagster_batch_llm.resources.render import cut
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 
+from .fake_openai import reply_lost
 from .world import MakeWorld, World
 
 HOUR = 3600.0
@@ -70,18 +71,10 @@ def test_a_batch_that_is_larger_than_all_the_room_goes_alone(make_world: MakeWor
 def test_a_create_of_unknown_outcome_takes_room(make_world: MakeWorld) -> None:
     world = make_world(profile=replace(OPENAI, max_open=1))
     first, second = ask(world, "a"), ask(world, "b")
-    world.ledger.attempts.move(_taken(world, first), AttemptState.AMBIGUOUS)
-    assert sent(world, second) == [False]
-
-
-def _taken(world: World, attempt: Attempt) -> Attempt:
-    from .fake_openai import reply_lost  # noqa: PLC0415 - here only
-
     world.server.on("POST /v1/batches", reply_lost)
-    world.machine().send(attempt.id)
-    taken = world.ledger.attempts.take(attempt.id, "test")
-    assert taken is not None
-    return taken
+    world.machine().send(first.id)
+    assert world.state(first) is AttemptState.AMBIGUOUS
+    assert sent(world, second) == [False]
 
 
 def test_a_batch_is_cut_to_what_the_queue_takes() -> None:
@@ -92,9 +85,10 @@ def test_a_batch_is_cut_to_what_the_queue_takes() -> None:
 
 @pytest.mark.parametrize("name", ["max_rows_per_batch", "max_open_batches", "max_queued_tokens"])
 def test_a_limit_below_one_is_a_mistake(name: str) -> None:
+    limits: Any = {name: 0}
+    llm = OpenAIBatch(api_key="k", **limits)
     with pytest.raises(UserError, match=f"openai: {name} is 0; it is at least 1"):
-        limits: Any = {name: 0}
-        OpenAIBatch(api_key="k", **limits).limited(OPENAI)
+        llm.limited(OPENAI)
 
 
 def test_results_that_are_not_fetched_are_told_of_before_they_are_deleted(make_world: MakeWorld) -> None:
