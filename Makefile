@@ -10,7 +10,7 @@ OLDEST := tests/assets/test_source.py tests/assets/test_body.py tests/resources/
 AIBRIX := 0.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test simulate mutations fuzz lint format oldest docs docs-pictures browser services build clean
+.PHONY: help demo dev test live simulate mutations fuzz lint format oldest docs docs-pictures browser services build clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -62,6 +62,9 @@ kills: $(VENV)/.dev ## kill and stop real processes at every named step, in two 
 	@$(BIN)/python -m tests.kills --daemons
 	@$(BIN)/python -m tests.kills --minutes $(MINUTES)
 
+live: $(VENV)/.dev ## ask PROVIDER=openai five rows with your key, for less than a cent (MODEL=..., YES=1 to skip the question)
+	@$(BIN)/python -m tests.live $(PROVIDER) $(if $(MODEL),--model $(MODEL)) $(if $(YES),--yes)
+
 oldest: $(VENV)/.dev ## run the tests of tables with the oldest releases that pyproject.toml allows, such as pandas 2
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/oldest
 	@$(BIN)/uv pip install --quiet --python build/oldest/bin/python --resolution lowest-direct --editable '.[demo]' --group dev
@@ -80,8 +83,9 @@ format: $(VENV)/.dev ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-docs: $(VENV)/.dev ## write docs/cli.md from the help texts
+docs: $(VENV)/.dev ## write docs/cli.md from the help texts, docs/providers.md from the profiles
 	@$(BIN)/python -m dagster_batch_llm.pipelines.cli.page > docs/cli.md
+	@$(BIN)/python -m dagster_batch_llm.pipelines.cli.providers_page > docs/providers.md
 
 browser: $(VENV)/.dev ## install a headless Chromium, if there is none, for the tests that look at the UI
 	@$(BIN)/python -m tests.browser.install

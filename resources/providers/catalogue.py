@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .anthropic import ANTHROPIC
 from .azure import AZURE
 from .compatible import COMPATIBLE
 from .doubleword import DOUBLEWORD
+from .fireworks import FIREWORKS
 from .gemini import GEMINI
 from .groq import GROQ
 from .local import LOCAL
 from .mistral import MISTRAL
 from .openai import OPENAI
+from .openrouter import OPENROUTER
 from .profile import Profile
 from .together import TOGETHER
 from .voyage import VOYAGE
+from .xai import XAI
 
-PROFILES: tuple[Profile, ...] = (
-    OPENAI,
-    AZURE,
-    ANTHROPIC,
-    GEMINI,
-    MISTRAL,
-    GROQ,
-    TOGETHER,
-    DOUBLEWORD,
-    VOYAGE,
-    COMPATIBLE,
-    LOCAL,
-)
+RESOURCES: Mapping[str, Profile] = {
+    "OpenAIBatch": OPENAI,
+    "AzureOpenAIBatch": AZURE,
+    "AnthropicBatch": ANTHROPIC,
+    "GeminiBatch": GEMINI,
+    "MistralBatch": MISTRAL,
+    "GroqBatch": GROQ,
+    "TogetherBatch": TOGETHER,
+    "FireworksBatch": FIREWORKS,
+    "XaiBatch": XAI,
+    "DoublewordBatch": DOUBLEWORD,
+    "OpenRouterBatch": OPENROUTER,
+    "VoyageBatch": VOYAGE,
+    "OpenAICompatibleBatch": COMPATIBLE,
+    "LocalBatch": LOCAL,
+}
+"""The resource that a user names → its facts."""
+
+PROFILES: tuple[Profile, ...] = tuple(RESOURCES.values())

@@ -63,14 +63,22 @@ class Journal:
         except OSError as error:
             self._give_room()
             raise _unwritable(path, error, "Nothing was asked.") from error
-        self._add({"rows": rows, "at": now})
+        try:
+            self._add({"rows": rows, "at": now})
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._give_room()
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more is noted."""
         self._out.close()
+        self._give_room()
 
     def begin(self, row: str) -> None:
         """A row is about to be asked, and may be paid from now on."""

@@ -139,7 +139,11 @@ def test_a_run_that_asks_at_once_ends_with_its_table_and_waits_for_nobody(
 ) -> None:
     world = emulated(min_rows=100)
     WORLDS[:] = [world]
-    monkeypatch.setattr(Convergence, "_how_to_wait", lambda _: Waiting.DETACH)
+
+    def detach(_: Convergence) -> Waiting:
+        return Waiting.DETACH
+
+    monkeypatch.setattr(Convergence, "_how_to_wait", detach)
     reviews = rows_asset("reviews", pa.table({"id": range(3), "text": ROWS[:3]}))
     table: dg.AssetsDefinition = summarize_asset(
         name="summaries", source="reviews", row_key="id", prompt="{text}", llm="llm", model="m"

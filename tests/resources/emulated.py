@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from dagster_batch_llm.resources.clock import Clock
 from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.ledger import AttemptState, Ledger
 from dagster_batch_llm.resources.local.emulator import Fault, Faults
@@ -25,20 +26,22 @@ from dagster_batch_llm.resources.local.worker import Worker
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.anthropic import ANTHROPIC, MessageBatches
 from dagster_batch_llm.resources.providers.azure import AZURE, AzureShape
+from dagster_batch_llm.resources.providers.fireworks import FIREWORKS, FireworksJobs
 from dagster_batch_llm.resources.providers.gemini import GEMINI, GeminiJobs
 from dagster_batch_llm.resources.providers.groq import GROQ, GroqShape
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.mistral import MISTRAL, MistralJobs
 from dagster_batch_llm.resources.providers.openai import OPENAI
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
+from dagster_batch_llm.resources.providers.openrouter import OPENROUTER, OpenRouterBatches
 from dagster_batch_llm.resources.providers.over_http import HttpProvider
 from dagster_batch_llm.resources.providers.profile import Profile
 from dagster_batch_llm.resources.providers.together import TOGETHER, TogetherShape
 from dagster_batch_llm.resources.providers.voyage import VOYAGE, VoyageShape
+from dagster_batch_llm.resources.providers.xai import XAI, XaiBatches
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from starlette.types import Message
 
-from .fake_clock import FakeClock
 from .world import PROMPTS, SPEC, World
 
 TOKEN = "sk-test"
@@ -63,10 +66,13 @@ SPOKEN = {
     "openai": Spoken(PATIENT, OpenAIShape, "/v1"),
     "anthropic": Spoken(ANTHROPIC, MessageBatches, "", {"x-api-key": TOKEN}),
     "azure": Spoken(AZURE, AzureShape, "/openai/v1", {"api-key": TOKEN}),
+    "fireworks": Spoken(FIREWORKS, FireworksJobs),
     "gemini": Spoken(GEMINI, GeminiJobs, "", {"x-goog-api-key": TOKEN}),
     "groq": Spoken(GROQ, GroqShape, "/openai/v1"),
     "mistral": Spoken(MISTRAL, MistralJobs, "/v1"),
     "together": Spoken(TOGETHER, TogetherShape, "/v1"),
+    "openrouter": Spoken(OPENROUTER, OpenRouterBatches, "/api/v1"),
+    "xai": Spoken(XAI, XaiBatches, "/v1"),
     "voyage": Spoken(VOYAGE, VoyageShape, "/v1", spec=VECTORS),
 }
 
@@ -74,7 +80,7 @@ SPOKEN = {
 class EmulatedServer:
     """The whole emulator but for its process and its sockets; it works whenever it is spoken to."""
 
-    def __init__(self, folder: Path, clock: FakeClock, faults: Faults) -> None:
+    def __init__(self, folder: Path, clock: Clock, faults: Faults) -> None:
         folder.mkdir()
         self.memory = Memory(folder, faults)
         ahead = AheadClock(clock, self.memory)

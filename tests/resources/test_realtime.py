@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from dagster_batch_llm.resources.local.emulator.dialects import DIALECTS
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.request import Operation
 
-from .effects import Died
+from .effects import Died, Effects
 from .emulated import VECTORS, EmulatedWorld, rules
 from .small_disk import SmallDisk, small_disk
 from .world import PROMPTS, World, copy_home
@@ -186,6 +188,29 @@ def test_a_worker_that_dies_before_a_reply_leaves_that_row_lost_and_no_other(emu
     assert found.pop("two") == "errored"
     assert {key for key, outcome in found.items() if outcome == "ok"} == {*world.emulator.bill} - {"two"}
     assert set(found.values()) <= {"ok", "expired"}
+
+
+def test_wherever_a_worker_dies_nothing_is_paid_without_an_answer_or_a_word(
+    tmp_path: Path, migrated_home: Path, no_waiting: None
+) -> None:
+    ways = set[str]()
+    for last in itertools.count(0, 2):  # between them they are a row's begin, request and reply in any order
+        home = copy_home(migrated_home, tmp_path / f"home{last}")
+        world = EmulatedWorld(home, faults=rules(), tier=Tier.REALTIME)
+        attempt, effects = world.ask(), Effects(last)
+        with suppress(Died), effects.watched():
+            world.machine("mortal").step(attempt)
+        world.clock.sleep(200.0)
+        world.finish(attempt)
+        assert world.ledger.attempts.incidents() == []
+        for prompt, outcome in went(world):
+            ways.add(outcome)
+            paid = world.emulator.bill.get(prompt, 0)
+            assert paid == {"ok": 1, "expired": 0}.get(outcome, paid) <= 1
+        if not effects.died:
+            assert (went(world), world.emulator.bill) == (ALL_OK, ONE_EACH)
+            assert ways >= {"ok", "errored"}
+            return
 
 
 def test_two_workers_do_not_both_ask(emulated: MakeEmulated) -> None:

@@ -147,11 +147,10 @@ VERTEX_WIRE = replace(
     results=replace(
         GEMINI_WIRE.results,
         row_id="custom_id",
-        status="""CASE WHEN json_type(line->'$.response') = 'OBJECT' THEN 200
-            WHEN line->>'$.status' LIKE 'Bad Request%' THEN 400
-            WHEN coalesce(line->>'$.status', '') <> '' THEN 500 END""",
-        error="""CASE WHEN json_type(line->'$.response') = 'OBJECT' THEN NULL
-            WHEN line->>'$.status' LIKE 'Cancelled%' THEN json_object('code', 'batch_cancelled')
+        status="""CASE WHEN line->>'$.status' LIKE 'Bad Request%' THEN 400
+            WHEN coalesce(line->>'$.status', '') <> '' THEN 500
+            WHEN json_type(line->'$.response') <> 'NULL' THEN 200 END""",
+        error="""CASE WHEN line->>'$.status' LIKE 'Cancelled%' THEN json_object('code', 'batch_cancelled')
             WHEN coalesce(line->>'$.status', '') <> '' THEN json_object('message', line->>'$.status') END""",
     ),
 )
