@@ -72,7 +72,7 @@ def write_parquets(
     path = Path()
     try:
         for path, query in queries.items():
-            _make_folder(path.parent)
+            make_folder(path.parent)
             target = literal(str(partials[path]))
             engine.execute(f"COPY ({query}) TO {target} (FORMAT parquet, COMPRESSION zstd{told})", values or None)
         for path, partial in partials.items():
@@ -95,10 +95,10 @@ def exact(engine: duckdb.DuckDBPyConnection, query: str) -> str:
     return f"SELECT * REPLACE ({casts}) FROM ({query})" if huge else query
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make a folder and those above it, durably."""
     if not folder.is_dir():
-        _make_folder(folder.parent)
+        make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
         _flush(folder.parent)
 

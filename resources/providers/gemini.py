@@ -11,10 +11,9 @@ from ..errors import AmbiguousError, ProviderError, RefusedError
 from ..request import Operation, RequestSpec
 from ..visible import visible
 from .http import HttpClient
-from .openai_shape import TOKEN_KEY
 from .over_http import HttpProvider
 from .profile import About, Certainty, Profile
-from .protocol import Batch, BatchProvider, Phase, Problem
+from .protocol import TOKEN_KEY, Batch, BatchProvider, Phase, Problem
 from .replies import an_object, count, loaded, mapping, moment, name_of, path_part
 from .resource import BatchResource, clean_key
 from .wires.google import CHAT_PARAMETERS, EMBEDDING_PARAMETERS, GEMINI_WIRE
@@ -45,6 +44,10 @@ GEMINI = Profile(
     keeps_seconds=42 * 86_400.0,
     keeps_files_seconds=48 * 3600.0,
     endpoints={"chat": "batchGenerateContent", "embedding": "asyncBatchEmbedContent"},
+    at_once={
+        "chat": "/v1beta/models/{model}:generateContent",
+        "embedding": "/v1beta/models/{model}:embedContent",
+    },
     parameters={"chat": CHAT_PARAMETERS, "embedding": EMBEDDING_PARAMETERS},
     poll_seconds=(60.0, 300.0),
 )

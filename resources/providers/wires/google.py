@@ -13,7 +13,7 @@ from typing import Any
 from ...duck import literal
 from ...request import Operation, RequestSpec
 from .parameters import Parameters, a_list
-from .wire import STRANGE, Results, Wire, tokens_sql
+from .wire import STRANGE, WRONG_REQUEST, Results, Wire, error_of, tokens_sql
 
 _TASKS = {
     "document": "RETRIEVAL_DOCUMENT",
@@ -89,6 +89,16 @@ def _line(_: str, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"request": body}
 
 
+def _answered(row: str, status: int, body: Any) -> dict[str, Any]:
+    if 200 <= status < 300:
+        return {"key": row, "response": body}
+    return {"key": row, "error": {**error_of(body), "code": 400 if status in WRONG_REQUEST else status}}
+
+
+def _failed(row: str, why: str) -> dict[str, Any]:
+    return {"key": row, "error": {"code": 13, "message": why}}
+
+
 def _written(name: str) -> str:
     return f"coalesce(TRY_CAST(body->>'{_USAGE}.{name}' AS BIGINT), 0)"
 
@@ -99,6 +109,9 @@ GEMINI_WIRE = Wire(
     holders={Operation.CHAT: "contents", Operation.EMBEDDING: "content"},
     line=_line,
     row_id="key",
+    inner="request",
+    answered=_answered,
+    failed=_failed,
     results=Results(
         row_id="key",
         # What is 3 to Google, an invalid argument, is 400 to everyone.

@@ -192,6 +192,15 @@ class Dialect(ABC):
 
     # ---- what most of them need ----
 
+    def asked(self, line: Mapping[str, Any], endpoint: str) -> Told:
+        """What a request is answered at once; it is given as a line of a batch."""
+        row, body = self.request(line)
+        answer = self.desk.ask(body, endpoint)
+        told = Told(row, answer.status, answer.body, None)
+        if not told.is_ok:
+            raise RefusalError(told.words, status=answer.status)
+        return told
+
     def stored(self, lines: Iterable[bytes], name: str, endpoint: str = CHAT) -> str:
         """Keep request lines; gives the file's id. A line that is none is kept as it is, for validation to find."""
         return self.desk.keep(b"".join(self._translated(line, endpoint) for line in lines), name).id
