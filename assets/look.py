@@ -85,8 +85,9 @@ def _missing(
     found = engine.execute("SELECT bytes, limit_factor FROM missing ORDER BY n").fetchnumpy()
     factors, sizes = np.asarray(found["limit_factor"]), np.asarray(found["bytes"], dtype=np.int64)
     attempts: list[Attempt] = []
-    realtime = provider.realtime(home.realtime) if provider.profile.min_rows > 1 else None
-    for start, end, factor, tier in _shards(sizes, factors, provider.profile, realtime):
+    realtime = _realtime(ledger, home, provider, plan)
+    # A list: before the first manifest is written it is known that none is too small.
+    for start, end, factor, tier in list(_shards(sizes, factors, provider.profile, realtime)):
         attempt = AttemptId(ledger.clock.token())
         name = f"{attempt}.parquet"
         shard = f"SELECT n - {start} AS row, key FROM missing WHERE n >= {start} AND n < {end} ORDER BY n"
@@ -109,6 +110,14 @@ def _missing(
             )
         )
     return attempts, _overlapping(engine, home, snapshot)
+
+
+def _realtime(ledger: Ledger, home: Home, provider: BatchProvider, plan: Plan) -> BatchProvider | None:
+    """Where requests are asked that are too few for a batch; None if nowhere, or if a batch has no minimum."""
+    profile = provider.profile
+    if profile.min_rows == 1 or ledger.looks.spec(plan.task).operation not in profile.at_once:
+        return None
+    return provider.realtime(home.realtime)
 
 
 def _shards(

@@ -100,7 +100,7 @@ def make_folder(folder: Path) -> None:
     if not folder.is_dir():
         make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _flush(folder.parent)
+        flush(folder.parent)
 
 
 def make_durable(partial: Path, path: Path) -> None:
@@ -108,10 +108,11 @@ def make_durable(partial: Path, path: Path) -> None:
     with partial.open("rb+") as stream:
         os.fsync(stream.fileno())
     partial.replace(path)
-    _flush(path.parent)
+    flush(path.parent)
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
     entries = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(entries)

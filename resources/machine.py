@@ -357,8 +357,8 @@ class BatchMachine:
         if attempt.state is AttemptState.PLANNED:
             self.send(attempt.id)
             if attempt.tier is Tier.REALTIME:  # what was asked at once is there at once
-                self.poll(attempt.llm, attempts=[self._attempts.get(attempt.id)])
-                self.collect(attempt.id)
+                for answered in self.poll(attempt.llm, attempts=[self._attempts.get(attempt.id)]):
+                    self.collect(answered.id)
         elif attempt.state in {AttemptState.CREATING, AttemptState.AMBIGUOUS}:
             self.reconcile(attempt.id)
         elif attempt.state is AttemptState.SUBMITTED and attempt.ended_at is not None:

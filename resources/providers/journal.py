@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+from ..duck import flush
 from ..errors import StorageError
 from .replies import count, loaded
 
@@ -65,8 +66,11 @@ class Journal:
             raise _unwritable(path, error, "Nothing was asked.") from error
         try:
             self._add({"rows": rows, "at": now})
-        except BaseException:
+            flush(path.parent)  # what is paid must not be noted in a file that is gone after a power cut
+        except BaseException as error:
             self.close()
+            if isinstance(error, OSError):
+                raise _unwritable(path, error, "Nothing was asked.") from error
             raise
 
     def __enter__(self) -> Self:

@@ -122,9 +122,6 @@ class MistralJobs(FilesProvider):
             "timeout_hours": self._hours,
         }
 
-    def at_once(self, spec: RequestSpec, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"model": spec.model, **body}
-
     def parse(self, body: object) -> Batch:
         job = an_object(body)
         status = str(job.get("status", ""))

@@ -183,9 +183,8 @@ class HttpProvider(ABC):
         return RealtimeSide(self._profile, self.ask, account=self._account, folder=folder, clock=self._clock)
 
     def at_once(self, spec: RequestSpec, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The body of a request that is asked at once, given the one that it has in a batch."""
-        del spec
-        return body
+        """The body of a request that is asked at once, given that in a batch, whose job may name the model instead."""
+        return {"model": spec.model, **body}
 
     def ask(
         self, spec: RequestSpec, body: Mapping[str, Any], still_allowed: Callable[[], None], seconds: float

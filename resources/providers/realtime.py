@@ -21,12 +21,13 @@ from filelock import FileLock, Timeout
 
 from ..clock import Clock
 from ..duck import make_durable, make_folder
-from ..errors import BusyError, InputError, ProviderError, RefusedError, StorageError
+from ..errors import BusyError, ProviderError, RefusedError, StorageError
 from ..file_names import digest
 from ..request import RequestSpec
 from .asking import AT_A_TIME, Asking
 from .http import RawReply
 from .journal import Journal, Told, read_journal
+from .kept import keep
 from .profile import Profile, Recovery
 from .protocol import TOKEN_KEY, Batch, Listing, Phase
 
@@ -104,8 +105,6 @@ class RealtimeSide:
             TooLateError: Likewise.
             StorageError: Nothing was carried out, or what was can't be noted.
         """
-        if spec.operation not in self.profile.at_once:
-            raise InputError(f"{self.profile.name} doesn't answer requests of kind {spec.operation.value!r} at once.")
         rows, now = self._rows(file_id), self._clock.now()
         with self._held(token), Journal(self._journal(token), rows=rows, now=now) as journal:
             asking = Asking(
@@ -159,22 +158,12 @@ class RealtimeSide:
     def fetch(self, batch: Batch, folder: Path) -> list[Path]:
         """Write the result lines, in the provider's own form; rows that were asked and have no reply have one, too."""
         path = folder / f"{digest(batch.id)}.jsonl"
-        if path.exists():
-            return [path]
-        told = self._told(batch.id)
-        why = "reply lost: nobody knows whether it was carried out"
-        lost = (self.profile.wire.failed(row, why) for row in told.lost)
-        partial = path.with_name(f"{path.name}.{self._clock.token()}.part")
-        try:
-            make_folder(folder)
-            with partial.open("w", encoding="utf-8") as out:
-                for line in (*told.answered.values(), *lost):
-                    out.write(json.dumps(line) + "\n")
-            make_durable(partial, path)
-        except OSError as error:
-            raise StorageError(f"{path} can't be written ({error}). Free some space; the results stay.") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        if not path.exists():
+            told = self._told(batch.id)
+            why = "reply lost: nobody knows whether it was carried out"
+            lost = (self.profile.wire.failed(row, why) for row in told.lost)
+            lines = (json.dumps(line).encode() + b"\n" for line in (*told.answered.values(), *lost))
+            keep(path, lines, self._clock.token())
         return [path]
 
     def first_custom_id(self, batch: Batch) -> str | None:
@@ -183,6 +172,7 @@ class RealtimeSide:
 
     def cancel(self, batch_id: str) -> None:
         """No more rows are begun."""
+        self._told(batch_id)
         self._folder_of(batch_id).joinpath("stop").touch()
 
     def has_file(self, file_id: str) -> bool:
@@ -270,13 +260,13 @@ class RealtimeSide:
 
     def _trip(self, why: Exception | None) -> None:
         """After failures in a row, have the next send wait, longer each time; a good one ends that."""
-        if not isinstance(why, ProviderError):
-            self._pause.unlink(missing_ok=True)
-            return
         _, times = self._paused()
-        until = self._clock.now() + min(60.0 * 2.0**times, _LONGEST_PAUSE)
         with suppress(OSError):  # then it is tried sooner
-            self._pause.write_text(json.dumps([until, times + 1]))
+            if isinstance(why, ProviderError):
+                until = self._clock.now() + min(60.0 * 2.0 ** min(times, 10), _LONGEST_PAUSE)
+                self._pause.write_text(json.dumps([until, times + 1]))
+            else:
+                self._pause.unlink(missing_ok=True)
 
     def _paused(self) -> tuple[float, int]:
         try:

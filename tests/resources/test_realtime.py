@@ -23,7 +23,8 @@ from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Tier
 from dagster_batch_llm.resources.local.emulator import Fault
 from dagster_batch_llm.resources.local.emulator.dialects import DIALECTS
 from dagster_batch_llm.resources.machine import BatchMachine
-from dagster_batch_llm.resources.request import Operation
+from dagster_batch_llm.resources.providers.openai import with_responses
+from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from .effects import Died, Effects
 from .emulated import VECTORS, EmulatedWorld, rules
@@ -72,7 +73,18 @@ def test_rows_are_answered_and_paid_once(emulated: MakeEmulated, speaks: str) ->
     assert (file.input_tokens, file.output_tokens, file.unmetered) == (3, written, 0)
 
 
-@pytest.mark.parametrize("speaks", ["openai", "gemini", "mistral", "azure"])
+def test_responses_and_moderations_are_answered_and_paid_once(emulated: MakeEmulated) -> None:
+    world = emulated()
+    world.profile = with_responses(world.profile, "responses")
+    assert world.converge() is AttemptState.ANSWERED
+    assert (went(world), world.emulator.bill) == (ALL_OK, ONE_EACH)
+    world.spec = RequestSpec(operation=Operation.MODERATION, model="m")
+    world.finish(world.ask(["four"], name="moderated"))
+    assert world.outcomes()[0][:2] == ("four", "ok")
+    assert world.emulator.bill == {**ONE_EACH, "four": 1}
+
+
+@pytest.mark.parametrize("speaks", ["openai", "gemini", "mistral", "openrouter"])
 def test_vectors_are_answered_and_paid_once(emulated: MakeEmulated, speaks: str) -> None:
     world = emulated(speaks=speaks)
     world.spec = VECTORS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 from starlette.responses import JSONResponse, Response
@@ -31,19 +30,8 @@ class Family(Dialect):
             Call("list", "GET", batches, self._list),
             Call("cancel", "POST", f"{batches}/{{batch_id}}/cancel", self._cancel),
             Call("get", "GET", f"{batches}/{{batch_id}}", self._get),
-            *self.at_once(),
+            *self.at_once(self.root),
         )
-
-    def at_once(self) -> Sequence[Call]:
-        """What is answered at once."""
-        return (
-            Call("ask", "POST", f"{self.root}/chat/completions", partial(self._ask, CHAT)),
-            Call("ask", "POST", f"{self.root}/embeddings", partial(self._ask, EMBEDDINGS)),
-        )
-
-    def _ask(self, endpoint: str, asked: Asked) -> Shown:
-        needed(asked.object, "model")
-        return self.asked({"custom_id": "", "body": asked.object}, endpoint).body
 
     def request(self, line: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         return line["custom_id"], line["body"]
@@ -157,7 +145,7 @@ class Mistral(Family):
         jobs = "/v1/batch/jobs"
         return (
             *(call for call in super().calls() if "/files" in call.path),
-            *self.at_once(),
+            *self.at_once(self.root),
             Call("create", "POST", jobs, self._create),
             Call("list", "GET", jobs, self._list),
             Call("cancel", "POST", f"{jobs}/{{batch_id}}/cancel", self._cancel),
