@@ -22,6 +22,7 @@ from .ledger import Ledger
 from .machine import BatchMachine
 from .parquet_tables import ParquetTables
 from .providers.anthropic import AnthropicBatch
+from .providers.bedrock import BedrockBatch
 from .providers.compatible import OpenAICompatibleBatch
 from .providers.doubleword import DoublewordBatch
 from .providers.local import LocalBatch
@@ -36,6 +37,7 @@ __all__ = [
     "BatchLLMError",
     "BatchMachine",
     "BatchResource",
+    "BedrockBatch",
     "BusyError",
     "DoublewordBatch",
     "DuckDBTables",

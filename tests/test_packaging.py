@@ -34,7 +34,12 @@ LONGEST_FILE, LONGEST_FUNCTION = 400, 60
 GENERATED = ROOT / "resources" / "ledger" / "migrations" / "versions"
 """Alembic writes these; a table is as long as its columns."""
 
-HTTPX = {"resources/providers/http.py", "resources/local/upstream.py", "pipelines/demo/graphql.py"}
+HTTPX = {
+    "resources/providers/http.py",
+    "resources/providers/http_words.py",
+    "resources/local/upstream.py",
+    "pipelines/demo/graphql.py",
+}
 
 INSTALLED = """
 import importlib, json, sys

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .anthropic import ANTHROPIC
 from .azure import AZURE
+from .bedrock import BEDROCK
 from .compatible import COMPATIBLE
 from .doubleword import DOUBLEWORD
 from .gemini import GEMINI
@@ -20,6 +21,7 @@ PROFILES: tuple[Profile, ...] = (
     AZURE,
     ANTHROPIC,
     GEMINI,
+    BEDROCK,
     MISTRAL,
     GROQ,
     TOGETHER,

@@ -7,7 +7,7 @@ import math
 import re
 import zlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ from .http_words import clock_offset, paired, quoted, retry_after, words_of
 _REFUSALS = {400, 401, 402, 403, 404, 405, 410, 413, 422}
 _BUSY = {429, 529}
 """529 is Anthropic's overload, of which nothing is carried out."""
+_BUSY_CODES = {"ServiceQuotaExceededException", "ThrottlingException"}
+"""What AWS says with status 400 of a full queue."""
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _HURRIED_SECONDS = 20.0
 _MAX_RETRY_AFTER = 120.0
@@ -31,6 +33,8 @@ _LONGEST_LINE = 64 * 1024 * 1024
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 T = TypeVar("T")
+Request = httpx.Request
+"""For who signs them."""
 
 _UNTIL: ContextVar[float] = ContextVar("_UNTIL", default=math.inf)
 
@@ -75,6 +79,9 @@ class HttpClient:
     Reads, uploads and deletes are repeated on 429, 5xx and broken connections, waiting as long as the server
     asks; `post_once` is never repeated. Before one is repeated that reached nobody or got no reply, `when_away` may
     bring the server back, and says at which address it is now.
+
+    Where a key isn't enough, `auth` signs each request; it finds the body of one that isn't a file in the request's
+    extensions, as ``content``.
     """
 
     def __init__(
@@ -88,6 +95,7 @@ class HttpClient:
         attempts: int = 5,
         headers: Mapping[str, str] | None = None,
         when_away: Callable[[], str | None] | None = None,
+        auth: Callable[[Request], Request] | None = None,
     ) -> None:
         host = _host(base_url)
         if host is None:
@@ -98,6 +106,7 @@ class HttpClient:
         self._clock = clock or SystemClock()
         self._attempts = attempts
         self._when_away = when_away
+        self._auth = auth
         self.clock_offset: tuple[float, float] | None = None
         """How far the other clock is ahead, by the last reply; see `Reply`."""
         self._client = httpx.Client(
@@ -106,6 +115,7 @@ class HttpClient:
             headers={"User-Agent": "dagster-batch-llm", **(_bearer(api_key) if headers is None else headers)},
             timeout=_TIMEOUT,
             transport=transport,
+            auth=auth,
             follow_redirects=False,
         )
 
@@ -126,7 +136,8 @@ class HttpClient:
     ) -> Reply:
         """POST JSON, or nothing, exactly once; whatever is not known to be a refusal is an `AmbiguousError`."""
         content = b"" if body is None else json.dumps(body).encode()
-        return self.stream_once(path, [content], len(content), still_allowed, headers)
+        whole = {"content": content}
+        return self.stream_once(path, [content], len(content), still_allowed, headers, extensions=whole)
 
     def stream_once(
         self,
@@ -135,6 +146,8 @@ class HttpClient:
         length: int,
         still_allowed: Callable[[], None],
         headers: Mapping[str, str] | None = None,
+        *,
+        extensions: Mapping[str, Any] | None = None,
     ) -> Reply:
         """`post_once` for JSON of `length` bytes that comes in parts."""
 
@@ -145,7 +158,8 @@ class HttpClient:
                 yield part
 
         sent = {"Content-Type": "application/json", "Content-Length": str(length), **(headers or {})}
-        return self._json(self._request("POST", path, content=guarded(), headers=sent))
+        options = {"content": guarded(), "headers": sent, "extensions": dict(extensions or {})}
+        return self._json(self._request("POST", path, **options))
 
     def answered(self, method: str, path: str, *, accepted: Collection[int] = (), **options: Any) -> RawReply:
         """A request that is safe to repeat, whose reply is looked at as a whole; some errors may be `accepted`."""
@@ -160,14 +174,14 @@ class HttpClient:
         return self._patiently(ask)
 
     def put(self, url: str, file: Path, headers: Mapping[str, str], *, method: str = "PUT") -> RawReply:
-        """Send a file to an address that the server has named. The key doesn't go there."""
+        """Send a file to a path, or to an address that the server has named; the key doesn't go there."""
 
         def send() -> RawReply:
             length = {"Content-Length": str(file.stat().st_size)}
             with file.open("rb") as stream, self._mapped():
-                request = httpx.Request(method, url, content=stream, headers={**length, **headers})
-                request.extensions["timeout"] = self._timeout().as_dict()
-                response = self._client.send(request)
+                make, auth = (self._request, self._auth) if url.startswith("/") else (self._keyless, None)
+                request = make(method, url, content=stream, headers={**length, **headers})
+                response = self._client.send(request, auth=auth)
             if not response.is_success:
                 raise self._error(response)
             return RawReply(response.status_code, dict(response.headers), response.text)
@@ -184,10 +198,16 @@ class HttpClient:
 
         return self._patiently(send)
 
-    def download(self, path: str, into: Path) -> None:
-        """GET a file to disk; it appears under its name only when it is whole and durable."""
+    def download(self, path: str, into: Path, *, keyless: bool = False) -> None:
+        """GET a file to disk; it appears under its name only when it is whole and durable.
+
+        Args:
+            path: Where it is; an address that the server has named, for `keyless`.
+            into: Where it is kept.
+            keyless: Whether the key must not go there.
+        """
         if not into.exists():
-            self._patiently(lambda: self._stream(path, into))
+            self._patiently(lambda: self._stream(path, into, keyless))
 
     def first_line(self, path: str) -> bytes:
         """GET a file up to the end of its first line; empty if it has none."""
@@ -197,11 +217,11 @@ class HttpClient:
         """Give the connections back."""
         self._client.close()
 
-    def _stream(self, path: str, into: Path) -> None:
+    def _stream(self, path: str, into: Path, keyless: bool) -> None:
         partial = into.with_name(f"{into.name}.{self._clock.token()}.part")
         try:
             into.parent.mkdir(parents=True, exist_ok=True)
-            with self._streamed(path) as response:
+            with self._streamed(path, keyless) as response:
                 if response.headers.get("x-incomplete", "").lower() == "true":  # Doubleword, while rows are missing
                     raise AmbiguousError(f"{self._name}: {path} isn't whole yet. It will be fetched again.")
                 with partial.open("wb") as out:
@@ -218,9 +238,11 @@ class HttpClient:
                 partial.unlink()
 
     @contextmanager
-    def _streamed(self, path: str) -> Generator[httpx.Response]:
+    def _streamed(self, path: str, keyless: bool = False) -> Generator[httpx.Response]:
         """A file on its way."""
-        with self._mapped(), self._client.stream("GET", path, timeout=self._timeout()) as response:
+        request = self._keyless("GET", path) if keyless else self._request("GET", path)
+        auth = None if keyless else self._auth
+        with self._mapped(), closing(self._client.send(request, stream=True, auth=auth)) as response:
             if response.status_code != 200:
                 response.read()
                 raise self._error(response)
@@ -237,6 +259,9 @@ class HttpClient:
 
     def _request(self, method: str, path: str, **options: Any) -> httpx.Request:
         return self._client.build_request(method, path, timeout=self._timeout(), **options)
+
+    def _keyless(self, method: str, url: str, **options: Any) -> httpx.Request:
+        return httpx.Request(method, url, extensions={"timeout": self._timeout().as_dict()}, **options)
 
     def _timeout(self) -> httpx.Timeout:
         left = _UNTIL.get() - self._clock.monotonic()
@@ -290,16 +315,17 @@ class HttpClient:
         what = f"{self._name}: {response.request.method} {response.request.url.path} was answered {status}: {words}"
         wait = retry_after(response, self._clock.now())
         if status == 401:
-            wrong = "The API key is wrong or has expired" if self._key else "It wants an API key: set api_key"
+            has = self._key or self._auth
+            wrong = "The API key is wrong or has expired" if has else "It wants an API key: set api_key"
             return RefusedError(f"{what}. {wrong}.", status=status, code=code)
         if status == 402:
             return RefusedError(f"{what}. The account's credit is used up; add some and run again.", status=status)
         if response.is_redirect:
             return RefusedError(f"{what}. Redirects are not followed; set base_url to the target.", status=status)
+        if code in _BUSY_CODES or (status in _BUSY and code != "insufficient_quota"):
+            return BusyError(what, status=status, code=code, retry_after=wait)
         if status in _REFUSALS or code == "insufficient_quota":
             return RefusedError(what, status=status, code=code)
-        if status in _BUSY:
-            return BusyError(what, status=status, code=code, retry_after=wait)
         return AmbiguousError(what, status=status, code=code, retry_after=wait)
 
     def _without_key(self, text: str) -> str:

@@ -53,6 +53,8 @@ class HttpProvider(ABC):
     def __init__(self, profile: Profile, http: HttpClient, *, account: str, clock: Clock | None = None) -> None:
         self._profile = profile
         self._http = http
+        self._store = http
+        """Where result files are had from; a bucket is at another address."""
         self._account = account
         self._clock = clock or SystemClock()
 
@@ -63,6 +65,10 @@ class HttpProvider(ABC):
     @abstractmethod
     def content(self, file: str) -> str:
         """The path of one of an ended batch's result files."""
+
+    def at(self, batch_id: str) -> str:
+        """A batch's path."""
+        return f"{self.batches}/{path_part(batch_id)}"
 
     def next_page(
         self, page: Mapping[str, Any], last: Batch | None, asked: Mapping[str, str | int]
@@ -94,7 +100,7 @@ class HttpProvider(ABC):
         return self._http.clock_offset
 
     def check(self, batch_id: str) -> Batch:
-        return self.parse(self._http.get(f"{self.batches}/{path_part(batch_id)}").body)
+        return self.parse(self._http.get(self.at(batch_id)).body)
 
     def list(self, since: float, there: float | None = None) -> Listing:
         started = self._clock.now()
@@ -129,7 +135,7 @@ class HttpProvider(ABC):
             # A file may turn up later than another one, and its id is a stranger's word, so neither names the path.
             path = folder / f"{digest(file_id)}.jsonl"
             try:
-                self._http.download(self.content(file_id), path)
+                self._store.download(self.content(file_id), path)
             except RefusedError as error:
                 if not error.is_gone:
                     raise
@@ -148,20 +154,21 @@ class HttpProvider(ABC):
 
     def first_custom_id(self, batch: Batch) -> str | None:
         for file_id in batch.result_files:
-            line = self._http.first_line(self.content(file_id))
+            line = self._store.first_line(self.content(file_id))
             if line:
                 return row_id_of(line, self._profile.wire.results.row_id, batch)
         return None
 
     def cancel(self, batch_id: str) -> None:
         try:
-            self._http.post_once(f"{self.batches}/{path_part(batch_id)}{self.cancelling}", None, always)
+            self._http.post_once(f"{self.at(batch_id)}{self.cancelling}", None, always)
         except (RefusedError, AmbiguousError):  # servers say 400 or 409 of a batch that has ended
             if not self.check(batch_id).phase.ended:
                 raise
 
     def close(self) -> None:
         self._http.close()
+        self._store.close()
 
 
 def _reaches_past(batches: Sequence[Batch], oldest: float) -> bool:

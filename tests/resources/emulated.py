@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from botocore.credentials import Credentials
 from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.ledger import AttemptState, Ledger
 from dagster_batch_llm.resources.local.emulator import Fault, Faults
@@ -23,7 +24,9 @@ from dagster_batch_llm.resources.local.store import Store
 from dagster_batch_llm.resources.local.worker import Worker
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.anthropic import ANTHROPIC, MessageBatches
+from dagster_batch_llm.resources.providers.aws import S3, Signer
 from dagster_batch_llm.resources.providers.azure import AZURE, AzureShape
+from dagster_batch_llm.resources.providers.bedrock import BEDROCK, BedrockJobs
 from dagster_batch_llm.resources.providers.gemini import GEMINI, GeminiJobs
 from dagster_batch_llm.resources.providers.groq import GROQ, GroqShape
 from dagster_batch_llm.resources.providers.http import HttpClient
@@ -41,6 +44,7 @@ from .fake_clock import FakeClock
 from .world import PROMPTS, SPEC, World
 
 TOKEN = "sk-test"
+AWS = Credentials(TOKEN, "secret")
 ENDED = {AttemptState.ANSWERED, AttemptState.REFUSED, AttemptState.VOID}
 PATIENT = replace(OPENAI, poll_seconds=(15.0, 60.0))
 
@@ -54,14 +58,26 @@ class Spoken:
     path: str = ""
     headers: Mapping[str, str] | None = None
     spec: RequestSpec = SPEC
+    auth: Callable[[httpx.Request], httpx.Request] | None = None
+    bucket: str = ""
+    """The path of the address of what it keeps its files in."""
 
 
+def on_aws(profile: Profile, http: HttpClient, *, bucket: HttpClient, **more: Any) -> BedrockJobs:
+    return BedrockJobs(profile, http, bucket=S3(bucket), folder="s3://bucket/folder", role=ROLE, **more)
+
+
+ROLE = "arn:aws:iam::123456789012:role/batches"
 VECTORS = RequestSpec(operation=Operation.EMBEDDING, model="m")
 
 SPOKEN = {
     "openai": Spoken(PATIENT, OpenAIShape, "/v1"),
     "anthropic": Spoken(ANTHROPIC, MessageBatches, "", {"x-api-key": TOKEN}),
     "azure": Spoken(AZURE, AzureShape, "/openai/v1", {"api-key": TOKEN}),
+    # What a job has at least is a quota, and more than a test asks.
+    "bedrock": Spoken(
+        replace(BEDROCK, min_rows=1), on_aws, headers={}, auth=Signer("bedrock", "us-east-1", AWS), bucket="/s3"
+    ),
     "gemini": Spoken(GEMINI, GeminiJobs, "", {"x-goog-api-key": TOKEN}),
     "groq": Spoken(GROQ, GroqShape, "/openai/v1"),
     "mistral": Spoken(MISTRAL, MistralJobs, "/v1"),
@@ -153,15 +169,20 @@ class EmulatedWorld(World):
 
     def provider(self) -> Any:
         spoken = SPOKEN[self.faults.speaks]
-        http = HttpClient(
+        http, files = self.speaking(spoken.path), {"bucket": self.speaking(spoken.bucket)} if spoken.bucket else {}
+        return spoken.provider(self.profile, http, account="acme", clock=self.clock, **files)
+
+    def speaking(self, path: str) -> HttpClient:
+        spoken = SPOKEN[self.faults.speaks]
+        return HttpClient(
             name=self.profile.name,
-            base_url=f"https://fake.test{spoken.path}",
+            base_url=f"https://fake.test{path}",
             api_key=TOKEN,
             clock=self.clock,
             transport=self.emulator.transport(),
             headers=spoken.headers,
+            auth=spoken.auth,
         )
-        return spoken.provider(self.profile, http, account="acme", clock=self.clock)
 
     def converge(self, *, within: float = 4 * 3600.0, step: float = 15.0) -> AttemptState:
         """Ask once, and let two workers in turn do what runs do, until it is through or the time is up."""

@@ -5,11 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from .anthropic import ANTHROPIC_WIRE
+from .bedrock import CLAUDE_WIRE, CONVERSE_WIRE
 from .family import MISTRAL_WIRE, TOGETHER_WIRE, VOYAGE_WIRE
 from .google import GEMINI_WIRE, VERTEX_WIRE
 from .openai import OPENAI_WIRE
 from .wire import Wire
 
-_ALL = (OPENAI_WIRE, ANTHROPIC_WIRE, MISTRAL_WIRE, TOGETHER_WIRE, VOYAGE_WIRE, GEMINI_WIRE, VERTEX_WIRE)
+_ALL = (
+    OPENAI_WIRE,
+    ANTHROPIC_WIRE,
+    MISTRAL_WIRE,
+    TOGETHER_WIRE,
+    VOYAGE_WIRE,
+    GEMINI_WIRE,
+    VERTEX_WIRE,
+    CONVERSE_WIRE,
+    CLAUDE_WIRE,
+)
 
 WIRES: Mapping[str, Wire] = {wire.name: wire for wire in _ALL}

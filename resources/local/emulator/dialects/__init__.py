@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ....errors import InputError
+from .amazon import Bedrock
 from .anthropic import Anthropic
 from .dialect import Dialect
 from .family import Azure, Groq, Mistral, Together, Voyage
 from .google import Gemini
 
-_ALL = (Anthropic, Azure, Gemini, Groq, Mistral, Together, Voyage)
+_ALL = (Anthropic, Azure, Bedrock, Gemini, Groq, Mistral, Together, Voyage)
 
 DIALECTS: Mapping[str, type[Dialect]] = {kind.name: kind for kind in _ALL}
 """By the names of their providers."""
