@@ -97,10 +97,10 @@ def too_few(
     They are fetched once more at least. Answers that are paid are worth a longer wait than failures, which are in no
     file at some servers.
     """
-    answered = sum(batch.completed for batch in batches)
-    counted = answered + sum(batch.failed for batch in batches)
-    if not counted and all(batch.phase is Phase.COMPLETED for batch in batches):
-        answered = counted = attempt.rows  # one that ended well has a line for each row, also where nothing is counted
+    answered, failed = sum(batch.completed for batch in batches), sum(batch.failed for batch in batches)
+    if all(batch.phase is Phase.COMPLETED for batch in batches):
+        answered = max(answered, attempt.rows - failed)  # one that ended well has a line for each row, counted or not
+    counted = answered + failed
     since = now - (attempt.ended_at or 0.0)
     early = since < (profile.answers_late if lines < answered else _FILES_LATE_SECONDS)
     if lines >= counted or not (early or not (attempt.message or "").startswith(_SHORT)):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
-from typing import BinaryIO, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
-from ..clock import Clock
 from ..request import RequestSpec
 from .http import HttpClient
-from .over_http import HttpProvider
+from .inline import InlineProvider
 from .profile import About, Certainty, Profile, Recovery
 from .protocol import Batch, BatchProvider, Phase
 from .replies import an_object, count, id_of, mapping, moment, path_part
@@ -52,9 +50,6 @@ ANTHROPIC = Profile(
     send_seconds=300.0,
 )
 
-_OPENING, _CLOSING = b'{"requests": [', b"]}"
-_PART_BYTES = 1 << 20
-
 
 class AnthropicBatch(BatchResource):
     """Anthropic's Message Batches: half the price of realtime, answers within 24 hours.
@@ -83,35 +78,19 @@ class AnthropicBatch(BatchResource):
         return MessageBatches(self.limited(ANTHROPIC), http, account=self.base_url.rstrip("/"))
 
 
-class MessageBatches(HttpProvider):
+class MessageBatches(InlineProvider):
     """A `BatchProvider` for one Anthropic workspace. A batch carries its requests; there are no files.
 
     Shapes: the types of the anthropic Python package 2.12.0, read 2026-11-24.
     """
 
-    batches: ClassVar[str] = "/v1/messages/batches"
+    batches: str = "/v1/messages/batches"
     page: ClassVar[Mapping[str, str | int]] = {"limit": 1000}
     after: ClassVar[str] = "after_id"
 
-    def __init__(self, profile: Profile, http: HttpClient, *, account: str, clock: Clock | None = None) -> None:
-        super().__init__(profile, http, account=account, clock=clock)
-        self._requests: dict[str, BinaryIO] = {}
-
-    def upload(self, path: Path, filename: str) -> str:
-        """Nothing is uploaded before the create: the file is kept open for it, whoever removes its name.
-
-        But the key is tried, and the provider's clock is read, by which a lost create is looked for.
-        """
-        self._http.get(self.batches, {"limit": 1})
-        self._requests[filename] = path.open("rb")
-        return filename
-
-    def create(self, file_id: str, spec: RequestSpec, token: str, still_allowed: Callable[[], None]) -> Batch:
-        del spec, token  # each row's id has the token, and there is one endpoint
-        with self._requests.pop(file_id) as lines:
-            length = len(_OPENING) + lines.seek(0, 2) - 1 + len(_CLOSING)  # the last line's end isn't sent
-            lines.seek(0)
-            return self.parse(self._http.stream_once(self.batches, _listed(lines), length, still_allowed).body)
+    def envelope(self, spec: RequestSpec) -> tuple[bytes, bytes]:
+        del spec  # each request has all of it
+        return b'{"requests": [', b"]}"
 
     def parse(self, body: object) -> Batch:
         job = an_object(body)
@@ -139,32 +118,3 @@ class MessageBatches(HttpProvider):
     def content(self, file: str) -> str:
         # Not `results_url`: a key goes to no address that a reply names.
         return f"{self.batches}/{path_part(file)}/results"
-
-    def has_file(self, file_id: str) -> bool:
-        """There are no files, so nothing can be told by them."""
-        del file_id
-        return True
-
-    def shows_files(self) -> bool:
-        return False
-
-    def delete_file(self, file_id: str) -> None:
-        if lines := self._requests.pop(file_id, None):
-            lines.close()
-
-    def close(self) -> None:
-        for name in list(self._requests):
-            self.delete_file(name)
-        super().close()
-
-
-def _listed(lines: BinaryIO) -> Iterator[bytes]:
-    """Lines of JSON as the list that a create carries."""
-    yield _OPENING
-    part = lines.read(_PART_BYTES)
-    while part:
-        following = lines.read(_PART_BYTES)
-        # JSON has no line ends within a line, and the last one isn't followed by anything.
-        yield (part if following else part[:-1]).replace(b"\n", b",")
-        part = following
-    yield _CLOSING

@@ -158,7 +158,7 @@ class BedrockJobs(BucketProvider):
     Shapes: ``CreateModelInvocationJob`` and its sisters, of botocore's bedrock model 1.44.8.
     """
 
-    batches: ClassVar[str] = "/model-invocation-jobs"
+    batches: str = "/model-invocation-jobs"
     cancelling: ClassVar[str] = "/stop"
     listing: ClassVar[str] = "invocationJobSummaries"
     omits_empty: ClassVar[bool] = True

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from ..clock import Clock
 from ..errors import AmbiguousError, ProviderError, RefusedError
 from ..request import Operation, RequestSpec
 from ..visible import visible
@@ -66,6 +67,7 @@ class GeminiBatch(BatchResource):
     Args:
         api_key: ``dg.EnvVar("GEMINI_API_KEY")``; it goes nowhere but to `base_url`.
         base_url: The API's address, without the version.
+        api_version: ``v1beta``, whose batches are documented; the google-genai package has gone over to ``v1``.
         max_rows_per_batch: Cut into smaller batches than 10,000 rows.
 
     Raises:
@@ -74,11 +76,12 @@ class GeminiBatch(BatchResource):
 
     api_key: str
     base_url: str = "https://generativelanguage.googleapis.com"
+    api_version: str = "v1beta"
 
     def provider(self) -> BatchProvider:
         key = clean_key(GEMINI.name, self.api_key, "GEMINI_API_KEY")
         http = HttpClient(name=GEMINI.name, base_url=self.base_url, api_key=key, headers={"x-goog-api-key": key})
-        return GeminiJobs(self.limited(GEMINI), http, account=self.base_url.rstrip("/"))
+        return GeminiJobs(self.limited(GEMINI), http, account=self.base_url.rstrip("/"), version=self.api_version)
 
 
 class GeminiJobs(HttpProvider):
@@ -87,16 +90,31 @@ class GeminiJobs(HttpProvider):
     Shapes: what the google-genai Python package 3.6.1 sends and reads.
     """
 
-    batches: ClassVar[str] = "/v1beta/batches"
     cancelling: ClassVar[str] = ":cancel"
     listing: ClassVar[str] = "operations"
     omits_empty: ClassVar[bool] = True
     page: ClassVar[Mapping[str, str | int]] = {"pageSize": 100}
     next_token: ClassVar[tuple[str, str] | None] = ("nextPageToken", "pageToken")
 
+    def __init__(
+        self,
+        profile: Profile,
+        http: HttpClient,
+        *,
+        account: str,
+        version: str = "v1beta",
+        clock: Clock | None = None,
+    ) -> None:
+        super().__init__(profile, http, account=account, clock=clock)
+        self._version = version
+        self.batches = f"/{version}/batches"
+
     def content(self, file: str) -> str:
-        # A generated file's own path is refused: its name is longer than a name may be.
-        return f"/download/v1beta/{path_part(file, keep='/')}:download?alt=media"
+        return f"/{self._version}/{path_part(file, keep='/')}:download?alt=media"
+
+    def contents(self, file: str) -> Sequence[str]:
+        # The google-genai package asks for the first since 3.6, and asked for the second, which is documented, before.
+        return (self.content(file), f"/download{self.content(file)}")
 
     def upload(self, path: Path, filename: str) -> str:
         refusal: RefusedError | None = None
@@ -117,7 +135,7 @@ class GeminiJobs(HttpProvider):
             "X-Goog-Upload-Header-Content-Type": media_type,
         }
         about = {"file": {"displayName": filename, "mimeType": media_type}}
-        started = self._http.answered("POST", "/upload/v1beta/files", json=about, headers=headers)
+        started = self._http.answered("POST", f"/upload/{self._version}/files", json=about, headers=headers)
         address = started.headers.get("x-goog-upload-url")
         if not address:
             raise AmbiguousError("gemini: the reply to an upload names no address for the file.")
@@ -133,7 +151,7 @@ class GeminiJobs(HttpProvider):
         model = path_part(spec.model.removeprefix("models/"))
         field = "file_name" if spec.operation is Operation.EMBEDDING else "fileName"
         body = {"batch": {"displayName": token, "inputConfig": {field: file_id}}}
-        path = f"/v1beta/models/{model}:{self._profile.endpoints[spec.operation]}"
+        path = f"/{self._version}/models/{model}:{self._profile.endpoints[spec.operation]}"
         return self.parse(self._http.post_once(path, body, still_allowed).body)
 
     def parse(self, body: object) -> Batch:
@@ -165,7 +183,7 @@ class GeminiJobs(HttpProvider):
 
     def has_file(self, file_id: str) -> bool:
         try:
-            self._http.get(f"/v1beta/{path_part(file_id, keep='/')}")
+            self._http.get(f"/{self._version}/{path_part(file_id, keep='/')}")
         except ProviderError as error:
             if error.status not in {403, 404}:
                 raise
@@ -177,7 +195,7 @@ class GeminiJobs(HttpProvider):
 
     def delete_file(self, file_id: str) -> None:
         try:
-            self._http.delete(f"/v1beta/{path_part(file_id, keep='/')}")
+            self._http.delete(f"/{self._version}/{path_part(file_id, keep='/')}")
         except RefusedError as error:
             if error.status not in {403, 404}:
                 raise

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import zlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import httpx
 import stamina
 
 from ..clock import Clock, SystemClock
-from ..duck import make_durable
-from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, StorageError, UnreachableError, UserError
+from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, UnreachableError, UserError
 from .http_words import clock_offset, paired, quoted, retry_after, words_of
+from .kept import keep
 
 _REFUSALS = {400, 401, 402, 403, 404, 405, 410, 413, 422}
 _BUSY = {429, 529}
@@ -179,9 +180,11 @@ class HttpClient:
         def send() -> RawReply:
             length = {"Content-Length": str(file.stat().st_size)}
             with file.open("rb") as stream, self._mapped():
-                make, auth = (self._request, self._auth) if url.startswith("/") else (self._keyless, None)
-                request = make(method, url, content=stream, headers={**length, **headers})
-                response = self._client.send(request, auth=auth)
+                sent = {**length, **headers}
+                if url.startswith("/"):
+                    response = self._client.send(self._request(method, url, headers=sent, content=stream))
+                else:
+                    response = self._client.send(self._keyless(method, url, sent, stream), auth=None)
             if not response.is_success:
                 raise self._error(response)
             return RawReply(response.status_code, dict(response.headers), response.text)
@@ -198,59 +201,49 @@ class HttpClient:
 
         return self._patiently(send)
 
-    def download(self, path: str, into: Path, *, keyless: bool = False) -> None:
-        """GET a file to disk; it appears under its name only when it is whole and durable.
+    def download(self, path: str, into: Path) -> None:
+        """GET a file to disk; it appears under its name only when it is whole and durable."""
+        self._download(path, into, ours=True)
 
-        Args:
-            path: Where it is; an address that the server has named, for `keyless`.
-            into: Where it is kept.
-            keyless: Whether the key must not go there.
-        """
+    def download_from(self, url: str, into: Path) -> None:
+        """GET a file from an address that the server has named, as `download` does. The key doesn't go there."""
+        self._download(url, into, ours=False)
+
+    def _download(self, path: str, into: Path, *, ours: bool) -> None:
         if not into.exists():
-            self._patiently(lambda: self._stream(path, into, keyless))
+            self._patiently(lambda: keep(into, self._chunks(path, ours=ours), self._clock.token()))
 
-    def first_line(self, path: str) -> bytes:
-        """GET a file up to the end of its first line; empty if it has none."""
-        return self._patiently(lambda: self._first_line(path))
+    def first_line(self, path: str, *, ours: bool = True) -> bytes:
+        """GET a file up to the end of its first line; empty if it has none.
+
+        The key doesn't go to an address that isn't `ours`.
+        """
+        return self._patiently(lambda: self._first_line(path, ours=ours))
 
     def close(self) -> None:
         """Give the connections back."""
         self._client.close()
 
-    def _stream(self, path: str, into: Path, keyless: bool) -> None:
-        partial = into.with_name(f"{into.name}.{self._clock.token()}.part")
-        try:
-            into.parent.mkdir(parents=True, exist_ok=True)
-            with self._streamed(path, keyless) as response:
-                if response.headers.get("x-incomplete", "").lower() == "true":  # Doubleword, while rows are missing
-                    raise AmbiguousError(f"{self._name}: {path} isn't whole yet. It will be fetched again.")
-                with partial.open("wb") as out:
-                    for chunk in response.iter_bytes():
-                        out.write(chunk)
-            make_durable(partial, into)
-        except OSError as error:
-            raise StorageError(
-                f"{into} can't be written ({error}). Free some space or give this process the right to write there; "
-                "the results stay at the provider, run it again."
-            ) from error
-        finally:
-            with suppress(OSError):
-                partial.unlink()
+    def _chunks(self, path: str, *, ours: bool) -> Iterator[bytes]:
+        with self._streamed(path, ours=ours) as response:
+            if response.headers.get("x-incomplete", "").lower() == "true":  # Doubleword, while rows are missing
+                raise AmbiguousError(f"{self._name}: {path} isn't whole yet. It will be fetched again.")
+            yield from response.iter_bytes()
 
     @contextmanager
-    def _streamed(self, path: str, keyless: bool = False) -> Generator[httpx.Response]:
-        """A file on its way."""
-        request = self._keyless("GET", path) if keyless else self._request("GET", path)
-        auth = None if keyless else self._auth
-        with self._mapped(), closing(self._client.send(request, stream=True, auth=auth)) as response:
+    def _streamed(self, path: str, *, ours: bool) -> Generator[httpx.Response]:
+        """A file on its way; to an address that isn't ours, no key is sent."""
+        request = self._request("GET", path) if ours else self._keyless("GET", path, {})
+        auth = self._auth if ours else None
+        with self._mapped(), contextlib.closing(self._client.send(request, stream=True, auth=auth)) as response:
             if response.status_code != 200:
                 response.read()
                 raise self._error(response)
             yield response
 
-    def _first_line(self, path: str) -> bytes:
+    def _first_line(self, path: str, *, ours: bool) -> bytes:
         line = b""
-        with self._streamed(path) as response:
+        with self._streamed(path, ours=ours) as response:
             for chunk in response.iter_bytes():
                 line = (line + chunk).lstrip(b"\r\n")  # a blank line is none
                 if b"\n" in line or len(line) > _LONGEST_LINE:
@@ -260,8 +253,12 @@ class HttpClient:
     def _request(self, method: str, path: str, **options: Any) -> httpx.Request:
         return self._client.build_request(method, path, timeout=self._timeout(), **options)
 
-    def _keyless(self, method: str, url: str, **options: Any) -> httpx.Request:
-        return httpx.Request(method, url, extensions={"timeout": self._timeout().as_dict()}, **options)
+    def _keyless(
+        self, method: str, url: str, headers: Mapping[str, str], content: BinaryIO | None = None
+    ) -> httpx.Request:
+        """A request to an address that the server has named, without any of our headers."""
+        extensions = {"timeout": self._timeout().as_dict()}
+        return httpx.Request(method, url, headers=headers, content=content, extensions=extensions)
 
     def _timeout(self) -> httpx.Timeout:
         left = _UNTIL.get() - self._clock.monotonic()

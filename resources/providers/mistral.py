@@ -97,7 +97,7 @@ class MistralJobs(FilesProvider):
     Shapes: `BatchJob`, `CreateBatchJobRequest` and the listing's parameters of the mistralai Python package 3.7.0.
     """
 
-    batches: ClassVar[str] = "/batch/jobs"
+    batches: str = "/batch/jobs"
     page: ClassVar[Mapping[str, str | int]] = {"page": 0, "page_size": _PAGE, "order_by": "-created"}
 
     def __init__(

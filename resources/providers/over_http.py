@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from ..clock import Clock, SystemClock
 from ..errors import AmbiguousError, RefusedError
@@ -17,6 +18,8 @@ from .http import HttpClient
 from .profile import Profile
 from .protocol import Batch, Listing
 from .replies import listed, mapping, path_part, row_id_of
+
+T = TypeVar("T")
 
 _LONGEST_LAST_LINE = 64 * 1024 * 1024
 _FEW = 20
@@ -33,7 +36,7 @@ class HttpProvider(ABC):
         clock: For tests.
     """
 
-    batches: ClassVar[str] = "/batches"
+    batches: str = "/batches"
     """Path of the listing; a batch is below it."""
     cancelling: ClassVar[str] = "/cancel"
     """What follows a batch's path when it is to be cancelled."""
@@ -69,6 +72,17 @@ class HttpProvider(ABC):
     def at(self, batch_id: str) -> str:
         """A batch's path."""
         return f"{self.batches}/{path_part(batch_id)}"
+
+    def contents(self, file: str) -> Sequence[str]:
+        """The paths at which it may be, where that isn't certain; the next one is tried when one is refused."""
+        return (self.content(file),)
+
+    def _somewhere(self, file: str, get: Callable[[str], T]) -> T:
+        *others, last = self.contents(file)
+        for way in others:
+            with suppress(RefusedError):
+                return get(way)
+        return get(last)
 
     def next_page(
         self, page: Mapping[str, Any], last: Batch | None, asked: Mapping[str, str | int]
@@ -135,7 +149,7 @@ class HttpProvider(ABC):
             # A file may turn up later than another one, and its id is a stranger's word, so neither names the path.
             path = folder / f"{digest(file_id)}.jsonl"
             try:
-                self._store.download(self.content(file_id), path)
+                self._somewhere(file_id, lambda way, path=path: self._store.download(way, path))
             except RefusedError as error:
                 if not error.is_gone:
                     raise
@@ -154,7 +168,7 @@ class HttpProvider(ABC):
 
     def first_custom_id(self, batch: Batch) -> str | None:
         for file_id in batch.result_files:
-            line = self._store.first_line(self.content(file_id))
+            line = self._somewhere(file_id, self._store.first_line)
             if line:
                 return row_id_of(line, self._profile.wire.results.row_id, batch)
         return None

@@ -27,16 +27,19 @@ from dagster_batch_llm.resources.providers.anthropic import ANTHROPIC, MessageBa
 from dagster_batch_llm.resources.providers.aws import S3, Signer
 from dagster_batch_llm.resources.providers.azure import AZURE, AzureShape
 from dagster_batch_llm.resources.providers.bedrock import BEDROCK, BedrockJobs
+from dagster_batch_llm.resources.providers.fireworks import FIREWORKS, FireworksJobs
 from dagster_batch_llm.resources.providers.gemini import GEMINI, GeminiJobs
 from dagster_batch_llm.resources.providers.groq import GROQ, GroqShape
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.mistral import MISTRAL, MistralJobs
 from dagster_batch_llm.resources.providers.openai import OPENAI
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
+from dagster_batch_llm.resources.providers.openrouter import OPENROUTER, OpenRouterBatches
 from dagster_batch_llm.resources.providers.over_http import HttpProvider
 from dagster_batch_llm.resources.providers.profile import Profile
 from dagster_batch_llm.resources.providers.together import TOGETHER, TogetherShape
 from dagster_batch_llm.resources.providers.voyage import VOYAGE, VoyageShape
+from dagster_batch_llm.resources.providers.xai import XAI, XaiBatches
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from starlette.types import Message
 
@@ -78,10 +81,13 @@ SPOKEN = {
     "bedrock": Spoken(
         replace(BEDROCK, min_rows=1), on_aws, headers={}, auth=Signer("bedrock", "us-east-1", AWS), bucket="/s3"
     ),
+    "fireworks": Spoken(FIREWORKS, FireworksJobs),
     "gemini": Spoken(GEMINI, GeminiJobs, "", {"x-goog-api-key": TOKEN}),
     "groq": Spoken(GROQ, GroqShape, "/openai/v1"),
     "mistral": Spoken(MISTRAL, MistralJobs, "/v1"),
     "together": Spoken(TOGETHER, TogetherShape, "/v1"),
+    "openrouter": Spoken(OPENROUTER, OpenRouterBatches, "/api/v1"),
+    "xai": Spoken(XAI, XaiBatches, "/v1"),
     "voyage": Spoken(VOYAGE, VoyageShape, "/v1", spec=VECTORS),
 }
 

@@ -26,9 +26,9 @@ def serving(respond: Respond) -> Generator[str]:
             response = respond(self.command, self.path, headers, body)
             content = response.read()
             self.send_response(response.status_code)
-            for name in ("content-type", "date"):
-                if name in response.headers:
-                    self.send_header(name, response.headers[name])
+            for name, value in response.headers.items():
+                if name not in {"content-length", "content-encoding", "connection"}:
+                    self.send_header(name, value)
             self.send_header("content-length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)

@@ -25,6 +25,10 @@ def _without_model(spec: RequestSpec, prompt: str) -> dict[str, Any]:
     return body
 
 
+def _nameless(spec: RequestSpec, prompt: str) -> dict[str, Any]:
+    return {name: value for name, value in OPENAI_WIRE.body(spec, prompt).items() if name != "model"}
+
+
 def _texts_only(_: RequestSpec, prompt: str) -> dict[str, Any]:
     return {"input": [prompt]}
 
@@ -54,3 +58,40 @@ VOYAGE_WIRE = replace(
     results=replace(OPENAI_WIRE.results, input_tokens=tokens_sql("body->>'$.usage.total_tokens'")),
 )
 """All that rows share is said of the job."""
+
+OPENROUTER_WIRE = replace(
+    OPENAI_WIRE,
+    name="openrouter",
+    body=_nameless,
+    line=_body_only,
+    results=replace(
+        OPENAI_WIRE.results,
+        # Whether a response has a status and a body, or is the body, isn't documented.
+        status="""CASE
+            WHEN (line->'$.response.body') IS NOT NULL THEN TRY_CAST(line->>'$.response.status_code' AS INTEGER)
+            WHEN json_type(line->'$.response') <> 'NULL' THEN 200 END""",
+        body="coalesce(line->'$.response.body', line->'$.response')",
+    ),
+)
+"""The job names the model, and is its own results."""
+
+_RESULT = "line->'$.batch_result"
+XAI_WIRE = replace(
+    OPENAI_WIRE,
+    name="xai",
+    results=replace(
+        OPENAI_WIRE.results,
+        row_id="batch_request_id",
+        status=f"""CASE WHEN json_type({_RESULT}.response') = 'OBJECT' THEN 200
+            WHEN ({_RESULT}.error.code')::VARCHAR IN ('3', '400') THEN 400
+            WHEN ({_RESULT}.error') IS NOT NULL THEN 500 END""",
+        # The reply stands in an object of one field, which is called after its endpoint.
+        body=f"coalesce({_RESULT}.response.chat_get_completion', {_RESULT}.response.completion_response', "
+        f"{_RESULT}.response')",
+        error=f"""CASE WHEN ({_RESULT}.error.code')::VARCHAR IN ('1', '499') THEN json_object('code', 'batch_cancelled')
+            WHEN json_type({_RESULT}.error') = 'OBJECT' THEN {_RESULT}.error' END""",
+    ),
+)
+
+FIREWORKS_WIRE = replace(OPENROUTER_WIRE, name="fireworks")
+"""So it is here, as far as is known."""

@@ -210,7 +210,7 @@ def _too_late() -> None:
 
 
 def test_the_create_carries_all_lines_as_one_list(world: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dagster_batch_llm.resources.providers.anthropic._PART_BYTES", 7)
+    monkeypatch.setattr("dagster_batch_llm.resources.providers.inline._PART_BYTES", 7)
     lines = [{"custom_id": f"t-{n}", "params": {"messages": [{"content": f"line\n{n}"}]}} for n in range(5)]
     path = world.folder / "rows.jsonl"
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))

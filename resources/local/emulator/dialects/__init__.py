@@ -10,8 +10,9 @@ from .anthropic import Anthropic
 from .dialect import Dialect
 from .family import Azure, Groq, Mistral, Together, Voyage
 from .google import Gemini
+from .others import Fireworks, OpenRouter, Xai
 
-_ALL = (Anthropic, Azure, Bedrock, Gemini, Groq, Mistral, Together, Voyage)
+_ALL = (Anthropic, Azure, Bedrock, Fireworks, Gemini, Groq, Mistral, OpenRouter, Together, Voyage, Xai)
 
 DIALECTS: Mapping[str, type[Dialect]] = {kind.name: kind for kind in _ALL}
 """By the names of their providers."""

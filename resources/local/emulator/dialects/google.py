@@ -69,16 +69,17 @@ class Gemini(Dialect):
 
     def calls(self) -> Sequence[Call]:
         return (
-            Call("upload", "POST", "/upload/v1beta/files", self._start),
+            Call("upload", "POST", "/upload/{version}/files", self._start),
             Call("", "POST", "/uploading", self._finish),
-            Call("content", "GET", "/download/v1beta/files/{file_id}:download", self._content),
-            Call("", "GET", "/v1beta/files/{file_id}", self._file),
-            Call("delete", "DELETE", "/v1beta/files/{file_id}", self._delete),
-            Call("create", "POST", "/v1beta/models/{model}:batchGenerateContent", self._create),
-            Call("create", "POST", "/v1beta/models/{model}:asyncBatchEmbedContent", self._create),
-            Call("cancel", "POST", "/v1beta/batches/{batch_id}:cancel", self._cancel),
-            Call("list", "GET", "/v1beta/batches", self._list),
-            Call("get", "GET", "/v1beta/batches/{batch_id}", self._get),
+            Call("content", "GET", "/download/{version}/files/{file_id}:download", self._content),
+            Call("content", "GET", "/{version}/files/{file_id}:download", self._content),
+            Call("", "GET", "/{version}/files/{file_id}", self._file),
+            Call("delete", "DELETE", "/{version}/files/{file_id}", self._delete),
+            Call("create", "POST", "/{version}/models/{model}:batchGenerateContent", self._create),
+            Call("create", "POST", "/{version}/models/{model}:asyncBatchEmbedContent", self._create),
+            Call("cancel", "POST", "/{version}/batches/{batch_id}:cancel", self._cancel),
+            Call("list", "GET", "/{version}/batches", self._list),
+            Call("get", "GET", "/{version}/batches/{batch_id}", self._get),
         )
 
     def admits(self, headers: Mapping[str, str], token: str) -> bool:
