@@ -80,8 +80,9 @@ format: $(VENV)/.dev ## let ruff rewrite what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-docs: $(VENV)/.dev ## write docs/cli.md from the help texts
+docs: $(VENV)/.dev ## write docs/cli.md from the help texts, docs/providers.md from the profiles
 	@$(BIN)/python -m dagster_batch_llm.pipelines.cli.page > docs/cli.md
+	@$(BIN)/python -m dagster_batch_llm.pipelines.cli.providers_page > docs/providers.md
 
 browser: $(VENV)/.dev ## install a headless Chromium, if there is none, for the tests that look at the UI
 	@$(BIN)/python -m tests.browser.install

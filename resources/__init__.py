@@ -22,18 +22,28 @@ from .ledger import Ledger
 from .machine import BatchMachine
 from .parquet_tables import ParquetTables
 from .providers.anthropic import AnthropicBatch
+from .providers.azure import AzureOpenAIBatch
 from .providers.bedrock import BedrockBatch
 from .providers.compatible import OpenAICompatibleBatch
 from .providers.doubleword import DoublewordBatch
+from .providers.fireworks import FireworksBatch
+from .providers.gemini import GeminiBatch
+from .providers.groq import GroqBatch
 from .providers.local import LocalBatch
+from .providers.mistral import MistralBatch
 from .providers.openai import OpenAIBatch
+from .providers.openrouter import OpenRouterBatch
 from .providers.resource import BatchResource
+from .providers.together import TogetherBatch
+from .providers.voyage import VoyageBatch
+from .providers.xai import XaiBatch
 from .table_store import TableStore
 from .tables import DuckDBTables
 
 __all__ = [
     "AmbiguousError",
     "AnthropicBatch",
+    "AzureOpenAIBatch",
     "BatchLLMError",
     "BatchMachine",
     "BatchResource",
@@ -41,13 +51,18 @@ __all__ = [
     "BusyError",
     "DoublewordBatch",
     "DuckDBTables",
+    "FireworksBatch",
+    "GeminiBatch",
+    "GroqBatch",
     "InputError",
     "Ledger",
     "LocalBatch",
     "MissingExtraError",
     "MissingSecretError",
+    "MistralBatch",
     "OpenAIBatch",
     "OpenAICompatibleBatch",
+    "OpenRouterBatch",
     "ParquetTables",
     "ProtocolError",
     "ProviderError",
@@ -56,6 +71,9 @@ __all__ = [
     "StorageError",
     "TableLockedError",
     "TableStore",
+    "TogetherBatch",
     "UnreachableError",
     "UserError",
+    "VoyageBatch",
+    "XaiBatch",
 ]

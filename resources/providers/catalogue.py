@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from .anthropic import ANTHROPIC
 from .azure import AZURE
 from .bedrock import BEDROCK
@@ -19,20 +21,23 @@ from .together import TOGETHER
 from .voyage import VOYAGE
 from .xai import XAI
 
-PROFILES: tuple[Profile, ...] = (
-    OPENAI,
-    AZURE,
-    ANTHROPIC,
-    GEMINI,
-    BEDROCK,
-    MISTRAL,
-    GROQ,
-    TOGETHER,
-    FIREWORKS,
-    XAI,
-    OPENROUTER,
-    DOUBLEWORD,
-    VOYAGE,
-    COMPATIBLE,
-    LOCAL,
-)
+RESOURCES: Mapping[str, Profile] = {
+    "OpenAIBatch": OPENAI,
+    "AzureOpenAIBatch": AZURE,
+    "AnthropicBatch": ANTHROPIC,
+    "GeminiBatch": GEMINI,
+    "BedrockBatch": BEDROCK,
+    "MistralBatch": MISTRAL,
+    "GroqBatch": GROQ,
+    "TogetherBatch": TOGETHER,
+    "FireworksBatch": FIREWORKS,
+    "XaiBatch": XAI,
+    "DoublewordBatch": DOUBLEWORD,
+    "OpenRouterBatch": OPENROUTER,
+    "VoyageBatch": VOYAGE,
+    "OpenAICompatibleBatch": COMPATIBLE,
+    "LocalBatch": LOCAL,
+}
+"""The resource that a user names → its facts."""
+
+PROFILES: tuple[Profile, ...] = tuple(RESOURCES.values())

@@ -10,11 +10,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from dagster_batch_llm import resources
+from dagster_batch_llm.pipelines.cli import providers_page
 from dagster_batch_llm.pipelines.cli.page import page
 from dagster_batch_llm.pipelines.cli.screens import lines
 from dagster_batch_llm.resources import Ledger, StorageError
 from dagster_batch_llm.resources.clock import SystemClock
 from dagster_batch_llm.resources.ledger import Origin, PlanState
+from dagster_batch_llm.resources.providers.catalogue import RESOURCES
 
 from ...resources.world import SPEC, World, a_plan
 from .conftest import HOSTILE, SHOWN, ran
@@ -221,6 +224,9 @@ def test_the_command_is_installed(world: World) -> None:
 
 
 def test_the_page_of_the_docs_is_current() -> None:
+    assert (ROOT / "docs" / "providers.md").read_text().rstrip("\n") == providers_page.page().rstrip("\n"), (
+        "run `make docs`"
+    )
     assert (ROOT / "docs" / "cli.md").read_text().rstrip("\n") == page().rstrip("\n"), "run `make docs`"
 
 
@@ -232,3 +238,7 @@ def test_every_command_that_the_readme_names_exists() -> None:
     headings = set(page().splitlines())
     for words in map(str.split, named):  # a table's name may follow
         assert headings & {f"## `dagster-batch-llm {' '.join(words[:count])}`" for count in (1, 2)}, words
+
+
+def test_every_provider_of_the_page_can_be_imported() -> None:
+    assert set(RESOURCES) == {name for name in resources.__all__ if name.endswith("Batch")}
