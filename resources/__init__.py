@@ -24,6 +24,7 @@ from .parquet_tables import ParquetTables
 from .providers.anthropic import AnthropicBatch
 from .providers.azure import AzureOpenAIBatch
 from .providers.bedrock import BedrockBatch
+from .providers.cohere import CohereBatch
 from .providers.compatible import OpenAICompatibleBatch
 from .providers.doubleword import DoublewordBatch
 from .providers.fireworks import FireworksBatch
@@ -49,6 +50,7 @@ __all__ = [
     "BatchResource",
     "BedrockBatch",
     "BusyError",
+    "CohereBatch",
     "DoublewordBatch",
     "DuckDBTables",
     "FireworksBatch",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from .anthropic import ANTHROPIC
 from .azure import AZURE
 from .bedrock import BEDROCK
+from .cohere import COHERE
 from .compatible import COMPATIBLE
 from .doubleword import DOUBLEWORD
 from .fireworks import FIREWORKS
@@ -27,6 +28,7 @@ RESOURCES: Mapping[str, Profile] = {
     "AnthropicBatch": ANTHROPIC,
     "GeminiBatch": GEMINI,
     "BedrockBatch": BEDROCK,
+    "CohereBatch": COHERE,
     "MistralBatch": MISTRAL,
     "GroqBatch": GROQ,
     "TogetherBatch": TOGETHER,

@@ -191,12 +191,12 @@ class HttpClient:
 
         return self._patiently(send)
 
-    def upload(self, path: str, fields: Mapping[str, str], file: Path, filename: str) -> Reply:
+    def upload(self, path: str, fields: Mapping[str, str], file: Path, filename: str, *, part: str = "file") -> Reply:
         """POST a file as multipart form data, streamed from disk."""
 
         def send() -> Reply:
             with file.open("rb") as stream:
-                files = {"file": (filename, stream, "application/octet-stream")}
+                files = {part: (filename, stream, "application/octet-stream")}
                 return self._json(self._request("POST", path, data=dict(fields), files=files))
 
         return self._patiently(send)

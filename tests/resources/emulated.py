@@ -27,6 +27,7 @@ from dagster_batch_llm.resources.providers.anthropic import ANTHROPIC, MessageBa
 from dagster_batch_llm.resources.providers.aws import S3, Signer
 from dagster_batch_llm.resources.providers.azure import AZURE, AzureShape
 from dagster_batch_llm.resources.providers.bedrock import BEDROCK, BedrockJobs
+from dagster_batch_llm.resources.providers.cohere import COHERE, CohereBatches
 from dagster_batch_llm.resources.providers.fireworks import FIREWORKS, FireworksJobs
 from dagster_batch_llm.resources.providers.gemini import GEMINI, GeminiJobs
 from dagster_batch_llm.resources.providers.groq import GROQ, GroqShape
@@ -81,6 +82,7 @@ SPOKEN = {
     "bedrock": Spoken(
         replace(BEDROCK, min_rows=1), on_aws, headers={}, auth=Signer("bedrock", "us-east-1", AWS), bucket="/s3"
     ),
+    "cohere": Spoken(COHERE, CohereBatches),
     "fireworks": Spoken(FIREWORKS, FireworksJobs),
     "gemini": Spoken(GEMINI, GeminiJobs, "", {"x-goog-api-key": TOKEN}),
     "groq": Spoken(GROQ, GroqShape, "/openai/v1"),

@@ -46,6 +46,9 @@ VECTORS = {
 
 NOT_HERE = {
     ("bedrock", "expired"): "a row that it never came to has no line; only its job's status says so",
+    ("cohere", "broken_line"): "results are Avro records, in which nothing can be broken but all",
+    ("cohere", "refusal"): "it has no word for it: an answer that declines is an answer like others",
+    ("cohere", "expired"): "a row that it never came to has no record; only its batch's status says so",
     ("openrouter", "broken_line"): "results are one JSON object, in which nothing can be broken but all",
     ("xai", "broken_line"): "results are pages of JSON, in which nothing can be broken but all",
     ("xai", "zero_counts"): "its counts are its state",
