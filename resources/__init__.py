@@ -36,6 +36,7 @@ from .providers.openai import OpenAIBatch
 from .providers.openrouter import OpenRouterBatch
 from .providers.resource import BatchResource
 from .providers.together import TogetherBatch
+from .providers.vertex import VertexBatch
 from .providers.voyage import VoyageBatch
 from .providers.xai import XaiBatch
 from .table_store import TableStore
@@ -76,6 +77,7 @@ __all__ = [
     "TogetherBatch",
     "UnreachableError",
     "UserError",
+    "VertexBatch",
     "VoyageBatch",
     "XaiBatch",
 ]

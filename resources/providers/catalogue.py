@@ -19,6 +19,7 @@ from .openai import OPENAI
 from .openrouter import OPENROUTER
 from .profile import Profile
 from .together import TOGETHER
+from .vertex import VERTEX
 from .voyage import VOYAGE
 from .xai import XAI
 
@@ -27,6 +28,7 @@ RESOURCES: Mapping[str, Profile] = {
     "AzureOpenAIBatch": AZURE,
     "AnthropicBatch": ANTHROPIC,
     "GeminiBatch": GEMINI,
+    "VertexBatch": VERTEX,
     "BedrockBatch": BEDROCK,
     "CohereBatch": COHERE,
     "MistralBatch": MISTRAL,

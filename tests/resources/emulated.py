@@ -30,6 +30,7 @@ from dagster_batch_llm.resources.providers.bedrock import BEDROCK, BedrockJobs
 from dagster_batch_llm.resources.providers.cohere import COHERE, CohereBatches
 from dagster_batch_llm.resources.providers.fireworks import FIREWORKS, FireworksJobs
 from dagster_batch_llm.resources.providers.gemini import GEMINI, GeminiJobs
+from dagster_batch_llm.resources.providers.google_cloud import CloudStorage
 from dagster_batch_llm.resources.providers.groq import GROQ, GroqShape
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.mistral import MISTRAL, MistralJobs
@@ -39,6 +40,7 @@ from dagster_batch_llm.resources.providers.openrouter import OPENROUTER, OpenRou
 from dagster_batch_llm.resources.providers.over_http import HttpProvider
 from dagster_batch_llm.resources.providers.profile import Profile
 from dagster_batch_llm.resources.providers.together import TOGETHER, TogetherShape
+from dagster_batch_llm.resources.providers.vertex import VERTEX, VertexJobs
 from dagster_batch_llm.resources.providers.voyage import VOYAGE, VoyageShape
 from dagster_batch_llm.resources.providers.xai import XAI, XaiBatches
 from dagster_batch_llm.resources.request import Operation, RequestSpec
@@ -71,6 +73,11 @@ def on_aws(profile: Profile, http: HttpClient, *, bucket: HttpClient, **more: An
     return BedrockJobs(profile, http, bucket=S3(bucket), folder="s3://bucket/folder", role=ROLE, **more)
 
 
+def on_google(profile: Profile, http: HttpClient, *, bucket: HttpClient, **more: Any) -> VertexJobs:
+    place, files = "projects/p-1/locations/us-central1", CloudStorage(bucket)
+    return VertexJobs(profile, http, bucket=files, folder="gs://bucket/folder", place=place, **more)
+
+
 ROLE = "arn:aws:iam::123456789012:role/batches"
 VECTORS = RequestSpec(operation=Operation.EMBEDDING, model="m")
 
@@ -90,6 +97,7 @@ SPOKEN = {
     "together": Spoken(TOGETHER, TogetherShape, "/v1"),
     "openrouter": Spoken(OPENROUTER, OpenRouterBatches, "/api/v1"),
     "xai": Spoken(XAI, XaiBatches, "/v1"),
+    "vertex": Spoken(VERTEX, on_google, bucket="/"),
     "voyage": Spoken(VOYAGE, VoyageShape, "/v1", spec=VECTORS),
 }
 

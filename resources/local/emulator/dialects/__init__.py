@@ -12,8 +12,9 @@ from .dialect import Dialect
 from .family import Azure, Groq, Mistral, Together, Voyage
 from .google import Gemini
 from .others import Fireworks, OpenRouter, Xai
+from .vertex import Vertex
 
-_ALL = (Anthropic, Azure, Bedrock, Cohere, Fireworks, Gemini, Groq, Mistral, OpenRouter, Together, Voyage, Xai)
+_ALL = (Anthropic, Azure, Bedrock, Cohere, Fireworks, Gemini, Groq, Mistral, OpenRouter, Together, Vertex, Voyage, Xai)
 
 DIALECTS: Mapping[str, type[Dialect]] = {kind.name: kind for kind in _ALL}
 """By the names of their providers."""
