@@ -166,7 +166,8 @@ VERTEX_WIRE = replace(
             WHEN {_STATUS_TEXT} LIKE 'Bad Request%' THEN 400
             WHEN {_STATUS_TEXT} <> '' THEN 500 END""",
         error=f"""CASE WHEN {_REPLIED} THEN NULL
-            WHEN {_STATUS_TEXT} LIKE 'Cancelled%' THEN json_object('code', 'batch_cancelled')
+            WHEN {_STATUS_TEXT} LIKE 'Cancelled%'
+                THEN json_object('code', 'batch_cancelled', 'message', {_STATUS_TEXT})
             WHEN {_STATUS_TEXT} <> '' THEN json_object('message', {_STATUS_TEXT}) END""",
     ),
 )

@@ -108,8 +108,10 @@ def test_each_request_has_a_token_and_a_long_folder_is_listed_to_its_end() -> No
 
 
 def test_credentials_that_can_not_be_renewed_send_nothing() -> None:
+    make: Any = RefreshError
+    bucket = storage(None, Tokens(make("no")))
     with pytest.raises(UnreachableError, match="can't be renewed"):
-        storage(lambda request: pytest.fail("asked"), Tokens(RefreshError("no"))).has("gs://bucket/a")
+        bucket.has("gs://bucket/a")
 
 
 def test_a_name_that_can_not_be_imported_is_said_before_anything_is_sent() -> None:
@@ -126,7 +128,7 @@ def test_a_name_that_can_not_be_imported_is_said_before_anything_is_sent() -> No
         ({"status": "", "response": {"candidates": [{"content": {"parts": [{"text": "x"}]}}]}}, ("ok", "x", None)),
         ({"status": "Bad Request: {}"}, ("refused", None, "status 400: Bad Request: {}")),
         ({"status": "Internal: oops"}, ("errored", None, "status 500: Internal: oops")),
-        ({"status": "Cancelled: late", "response": None}, ("expired", None, "batch_cancelled")),
+        ({"status": "Cancelled: late", "response": None}, ("expired", None, "batch_cancelled: Cancelled: late")),
     ],
 )
 def test_a_line_says_what_became_of_its_row(line: dict[str, Any], wanted: tuple[Any, ...]) -> None:

@@ -24,6 +24,7 @@ from ..served import served
 
 CHAT = RequestSpec(operation=Operation.CHAT, model="gemini-2.5-flash", instruction="Be brief.")
 PROMPTS = ["hello", "two\nlines", 'quotes " and ünïcode']
+PLACE = "projects/p-1/locations/us-central1"
 FOLDER = "gs://bucket/folder"
 
 
@@ -49,8 +50,7 @@ def ours(address: str, credentials: Any) -> Iterator[VertexJobs]:
     http, files = (
         HttpClient(name="vertex", base_url=address, api_key="", headers={}, auth=Bearer(credentials)) for _ in range(2)
     )
-    place = "projects/p-1/locations/us-central1"
-    provider = VertexJobs(VERTEX, http, bucket=CloudStorage(files), folder=FOLDER, account=place, place=place)
+    provider = VertexJobs(VERTEX, http, bucket=CloudStorage(files), folder=FOLDER, account=PLACE, place=PLACE)
     yield provider
     provider.close()
 
@@ -88,6 +88,11 @@ def made(ours: VertexJobs, lines: Path, token: str = "00ff") -> Batch:
     return ours.create(ours.upload(lines, lines.name), CHAT, token, lambda: None)
 
 
+def whole(name: str) -> str:
+    """A job's name as they want it."""
+    return f"{PLACE}/batchPredictionJobs/{name}"
+
+
 def told(job: Any) -> dict[str, Any]:
     """What both say of a job."""
     stats, state = job.completion_stats, str(job.state.value).removeprefix("JOB_STATE_").lower()
@@ -121,7 +126,7 @@ def test_they_make_what_we_make(ours: VertexJobs, theirs: Any, lines: Path) -> N
     mine = ours.create(address, CHAT, "00ff", lambda: None)
     (first, second) = (ours.check(name) for name in (mine.id, job.name.rpartition("/")[2]))
     assert {**seen(first), "id": ""} == {**seen(second), "id": ""}
-    assert theirs.batches.get(name=mine.id).model == theirs.batches.get(name=job.name).model
+    assert theirs.batches.get(name=whole(mine.id)).model == theirs.batches.get(name=job.name).model
 
 
 def test_they_see_the_jobs_that_we_see(ours: VertexJobs, theirs: Any, lines: Path) -> None:
@@ -138,10 +143,10 @@ def test_what_one_cancels_is_cancelled_to_the_other(
 ) -> None:
     emulator.memory.script(Faults([Fault("batch", "stuck")], speaks="vertex"))
     one, other = made(ours, lines), made(ours, lines, "00fe")
-    theirs.batches.cancel(name=one.id)
+    theirs.batches.cancel(name=whole(one.id))
     ours.cancel(other.id)
     assert ours.check(one.id).phase is Phase.CANCELLED
-    assert theirs.batches.get(name=other.id).state.value == "JOB_STATE_CANCELLED"
+    assert theirs.batches.get(name=whole(other.id)).state.value == "JOB_STATE_CANCELLED"
     ours.cancel(other.id)  # one that has ended is fine
 
 
