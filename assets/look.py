@@ -106,6 +106,7 @@ def _missing(
                 limit_factor=factor,
                 wire=provider.profile.wire.name,
                 tier=tier,
+                bytes=int(sizes[start:end].sum()),
             )
         )
     return attempts, _overlapping(engine, home, snapshot)

@@ -23,6 +23,8 @@ from .machine import BatchMachine
 from .parquet_tables import ParquetTables
 from .providers.anthropic import AnthropicBatch
 from .providers.azure import AzureOpenAIBatch
+from .providers.bedrock import BedrockBatch
+from .providers.cohere import CohereBatch
 from .providers.compatible import OpenAICompatibleBatch
 from .providers.doubleword import DoublewordBatch
 from .providers.fireworks import FireworksBatch
@@ -34,6 +36,7 @@ from .providers.openai import OpenAIBatch
 from .providers.openrouter import OpenRouterBatch
 from .providers.resource import BatchResource
 from .providers.together import TogetherBatch
+from .providers.vertex import VertexBatch
 from .providers.voyage import VoyageBatch
 from .providers.xai import XaiBatch
 from .table_store import TableStore
@@ -46,7 +49,9 @@ __all__ = [
     "BatchLLMError",
     "BatchMachine",
     "BatchResource",
+    "BedrockBatch",
     "BusyError",
+    "CohereBatch",
     "DoublewordBatch",
     "DuckDBTables",
     "FireworksBatch",
@@ -72,6 +77,7 @@ __all__ = [
     "TogetherBatch",
     "UnreachableError",
     "UserError",
+    "VertexBatch",
     "VoyageBatch",
     "XaiBatch",
 ]

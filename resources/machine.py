@@ -22,6 +22,7 @@ from .providers.protocol import Batch, BatchProvider, Listing, Phase, TooLateErr
 from .providers.wires.wire import WRONG_REQUEST
 from .request import is_of_limit
 from .result_files import Missing, ResultFiles, outcome_of_absent
+from .room import no_room
 from .sending import permission, upload
 from .sides import Sides
 
@@ -73,6 +74,10 @@ class BatchMachine:
         """
         with self._taken(attempt, AttemptState.PLANNED) as taken:
             if taken is None or not has_come(taken.due, self._clock.now()) or not self.knows(taken):
+                return
+            if said := no_room(self.ledger, self._sides.of(taken).profile, taken):
+                due = self._clock.now() + _backed_off(60.0, taken.waits, 600.0)
+                self._attempts.release(taken, due=due, waits=taken.waits + 1, message=said)
                 return
             try:
                 prepared, send = upload(self.ledger, self._sides.of(taken), taken)

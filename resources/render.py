@@ -36,6 +36,8 @@ def cut(sizes: npt.NDArray[np.int64], profile: Profile) -> list[tuple[int, int]]
         by_bytes = int(np.searchsorted(ends, before + profile.max_bytes, side="right"))
         end = min(start + profile.max_rows, max(by_bytes, start + 1))
         end = min(end, len(sizes))
+        if 0 < (left := len(sizes) - end) < profile.min_rows <= end - start + left - profile.min_rows:
+            end -= profile.min_rows - left  # what is left over has to be enough for a batch, too
         shards.append((start, end))
         start = end
     return shards

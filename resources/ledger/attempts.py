@@ -79,6 +79,7 @@ class Attempt:
     slow_since: float | None = None
     wire: str = "openai"
     tier: Tier = Tier.BATCH
+    bytes: int = 0
 
 
 class Attempts:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from .anthropic import ANTHROPIC
 from .azure import AZURE
+from .bedrock import BEDROCK
+from .cohere import COHERE
 from .compatible import COMPATIBLE
 from .doubleword import DOUBLEWORD
 from .fireworks import FIREWORKS
@@ -17,6 +19,7 @@ from .openai import OPENAI
 from .openrouter import OPENROUTER
 from .profile import Profile
 from .together import TOGETHER
+from .vertex import VERTEX
 from .voyage import VOYAGE
 from .xai import XAI
 
@@ -25,6 +28,9 @@ RESOURCES: Mapping[str, Profile] = {
     "AzureOpenAIBatch": AZURE,
     "AnthropicBatch": ANTHROPIC,
     "GeminiBatch": GEMINI,
+    "VertexBatch": VERTEX,
+    "BedrockBatch": BEDROCK,
+    "CohereBatch": COHERE,
     "MistralBatch": MISTRAL,
     "GroqBatch": GROQ,
     "TogetherBatch": TOGETHER,

@@ -25,6 +25,8 @@ from .kept import keep
 _REFUSALS = {400, 401, 402, 403, 404, 405, 410, 413, 422}
 _BUSY = {429, 529}
 """529 is Anthropic's overload, of which nothing is carried out."""
+_BUSY_CODES = {"ServiceQuotaExceededException", "ThrottlingException"}
+"""What AWS says with status 400 of a full queue."""
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _HURRIED_SECONDS = 20.0
 _MAX_RETRY_AFTER = 120.0
@@ -32,6 +34,8 @@ _LONGEST_LINE = 64 * 1024 * 1024
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
 T = TypeVar("T")
+Request = httpx.Request
+"""For who signs them."""
 
 _UNTIL: ContextVar[float] = ContextVar("_UNTIL", default=math.inf)
 
@@ -76,6 +80,9 @@ class HttpClient:
     Reads, uploads and deletes are repeated on 429, 5xx and broken connections, waiting as long as the server
     asks; `post_once` is never repeated. Before one is repeated that reached nobody or got no reply, `when_away` may
     bring the server back, and says at which address it is now.
+
+    Where a key isn't enough, `auth` signs each request; it finds the body of one that isn't a file in the request's
+    extensions, as ``content``.
     """
 
     def __init__(
@@ -89,6 +96,7 @@ class HttpClient:
         attempts: int = 5,
         headers: Mapping[str, str] | None = None,
         when_away: Callable[[], str | None] | None = None,
+        auth: Callable[[Request], Request] | None = None,
     ) -> None:
         host = _host(base_url)
         if host is None:
@@ -99,6 +107,7 @@ class HttpClient:
         self._clock = clock or SystemClock()
         self._attempts = attempts
         self._when_away = when_away
+        self._auth = auth
         self.clock_offset: tuple[float, float] | None = None
         """How far the other clock is ahead, by the last reply; see `Reply`."""
         self._client = httpx.Client(
@@ -107,6 +116,7 @@ class HttpClient:
             headers={"User-Agent": "dagster-batch-llm", **(_bearer(api_key) if headers is None else headers)},
             timeout=_TIMEOUT,
             transport=transport,
+            auth=auth,
             follow_redirects=False,
         )
 
@@ -127,7 +137,8 @@ class HttpClient:
     ) -> Reply:
         """POST JSON, or nothing, exactly once; whatever is not known to be a refusal is an `AmbiguousError`."""
         content = b"" if body is None else json.dumps(body).encode()
-        return self.stream_once(path, [content], len(content), still_allowed, headers)
+        whole = {"content": content}
+        return self.stream_once(path, [content], len(content), still_allowed, headers, extensions=whole)
 
     def stream_once(
         self,
@@ -136,6 +147,8 @@ class HttpClient:
         length: int,
         still_allowed: Callable[[], None],
         headers: Mapping[str, str] | None = None,
+        *,
+        extensions: Mapping[str, Any] | None = None,
     ) -> Reply:
         """`post_once` for JSON of `length` bytes that comes in parts."""
 
@@ -146,7 +159,8 @@ class HttpClient:
                 yield part
 
         sent = {"Content-Type": "application/json", "Content-Length": str(length), **(headers or {})}
-        return self._json(self._request("POST", path, content=guarded(), headers=sent))
+        options = {"content": guarded(), "headers": sent, "extensions": dict(extensions or {})}
+        return self._json(self._request("POST", path, **options))
 
     def ask_once(
         self,
@@ -194,24 +208,28 @@ class HttpClient:
         return self._patiently(ask)
 
     def put(self, url: str, file: Path, headers: Mapping[str, str], *, method: str = "PUT") -> RawReply:
-        """Send a file to an address that the server has named. The key doesn't go there."""
+        """Send a file to a path, or to an address that the server has named; the key doesn't go there."""
 
         def send() -> RawReply:
             length = {"Content-Length": str(file.stat().st_size)}
             with file.open("rb") as stream, self._mapped():
-                response = self._client.send(self._keyless(method, url, {**length, **headers}, stream))
+                sent = {**length, **headers}
+                if url.startswith("/"):
+                    response = self._client.send(self._request(method, url, headers=sent, content=stream))
+                else:
+                    response = self._client.send(self._keyless(method, url, sent, stream), auth=None)
             if not response.is_success:
                 raise self._error(response)
             return RawReply(response.status_code, dict(response.headers), response.text)
 
         return self._patiently(send)
 
-    def upload(self, path: str, fields: Mapping[str, str], file: Path, filename: str) -> Reply:
+    def upload(self, path: str, fields: Mapping[str, str], file: Path, filename: str, *, part: str = "file") -> Reply:
         """POST a file as multipart form data, streamed from disk."""
 
         def send() -> Reply:
             with file.open("rb") as stream:
-                files = {"file": (filename, stream, "application/octet-stream")}
+                files = {part: (filename, stream, "application/octet-stream")}
                 return self._json(self._request("POST", path, data=dict(fields), files=files))
 
         return self._patiently(send)
@@ -249,7 +267,8 @@ class HttpClient:
     def _streamed(self, path: str, *, ours: bool) -> Generator[httpx.Response]:
         """A file on its way; to an address that isn't ours, no key is sent."""
         request = self._request("GET", path) if ours else self._keyless("GET", path, {})
-        with self._mapped(), contextlib.closing(self._client.send(request, stream=True)) as response:
+        auth = self._auth if ours else None
+        with self._mapped(), contextlib.closing(self._client.send(request, stream=True, auth=auth)) as response:
             if response.status_code != 200:
                 response.read()
                 raise self._error(response)
@@ -326,16 +345,17 @@ class HttpClient:
         what = f"{self._name}: {response.request.method} {response.request.url.path} was answered {status}: {words}"
         wait = retry_after(response, self._clock.now())
         if status == 401:
-            wrong = "The API key is wrong or has expired" if self._key else "It wants an API key: set api_key"
+            has = self._key or self._auth
+            wrong = "The API key is wrong or has expired" if has else "It wants an API key: set api_key"
             return RefusedError(f"{what}. {wrong}.", status=status, code=code)
         if status == 402:
             return RefusedError(f"{what}. The account's credit is used up; add some and run again.", status=status)
         if response.is_redirect:
             return RefusedError(f"{what}. Redirects are not followed; set base_url to the target.", status=status)
+        if code in _BUSY_CODES or (status in _BUSY and code != "insufficient_quota"):
+            return BusyError(what, status=status, code=code, retry_after=wait)
         if status in _REFUSALS or code == "insufficient_quota":
             return RefusedError(what, status=status, code=code)
-        if status in _BUSY:
-            return BusyError(what, status=status, code=code, retry_after=wait)
         return AmbiguousError(what, status=status, code=code, retry_after=wait)
 
     def _without_key(self, text: str) -> str:

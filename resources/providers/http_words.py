@@ -39,8 +39,9 @@ def words_of(response: httpx.Response) -> tuple[str | None, str]:
     if not isinstance(body, dict):
         return None, quoted(str(body))
     found = cast("dict[str, object]", body)
-    code = found.get("code")
-    said = next((found[name] for name in ("message", "detail", "error") if found.get(name)), found)
+    # AWS names what went wrong in a header, with an address behind a colon.
+    code = found.get("code", response.headers.get("x-amzn-errortype", "").split(":")[0] or None)
+    said = next((found[name] for name in ("message", "Message", "detail", "error") if found.get(name)), found)
     return (str(code) if code is not None else None), quoted(_sentence(said))
 
 

@@ -59,6 +59,8 @@ class HttpProvider(ABC):
     def __init__(self, profile: Profile, http: HttpClient, *, account: str, clock: Clock | None = None) -> None:
         self._profile = profile
         self._http = http
+        self._store = http
+        """Where result files are had from; a bucket is at another address."""
         self._account = account
         self._clock = clock or SystemClock()
 
@@ -69,6 +71,10 @@ class HttpProvider(ABC):
     @abstractmethod
     def content(self, file: str) -> str:
         """The path of one of an ended batch's result files."""
+
+    def at(self, batch_id: str) -> str:
+        """A batch's path."""
+        return f"{self.batches}/{path_part(batch_id)}"
 
     def contents(self, file: str) -> Sequence[str]:
         """The paths at which it may be, where that isn't certain; the next one is tried when one is refused."""
@@ -111,7 +117,7 @@ class HttpProvider(ABC):
         return self._http.clock_offset
 
     def check(self, batch_id: str) -> Batch:
-        return self.parse(self._http.get(f"{self.batches}/{path_part(batch_id)}").body)
+        return self.parse(self._http.get(self.at(batch_id)).body)
 
     def list(self, since: float, there: float | None = None) -> Listing:
         started = self._clock.now()
@@ -146,7 +152,7 @@ class HttpProvider(ABC):
             # A file may turn up later than another one, and its id is a stranger's word, so neither names the path.
             path = folder / f"{digest(file_id)}.jsonl"
             try:
-                self._somewhere(file_id, lambda way, path=path: self._http.download(way, path))
+                self._somewhere(file_id, lambda way, path=path: self._store.download(way, path))
             except RefusedError as error:
                 if not error.is_gone:
                     raise
@@ -165,14 +171,14 @@ class HttpProvider(ABC):
 
     def first_custom_id(self, batch: Batch) -> str | None:
         for file_id in batch.result_files:
-            line = self._somewhere(file_id, self._http.first_line)
+            line = self._somewhere(file_id, self._store.first_line)
             if line:
                 return row_id_of(line, self._profile.wire.results.row_id, batch)
         return None
 
     def cancel(self, batch_id: str) -> None:
         try:
-            self._http.post_once(f"{self.batches}/{path_part(batch_id)}{self.cancelling}", None, always)
+            self._http.post_once(f"{self.at(batch_id)}{self.cancelling}", None, always)
         except (RefusedError, AmbiguousError):  # servers say 400 or 409 of a batch that has ended
             if not self.check(batch_id).phase.ended:
                 raise
@@ -196,6 +202,7 @@ class HttpProvider(ABC):
 
     def close(self) -> None:
         self._http.close()
+        self._store.close()
 
 
 def _reaches_past(batches: Sequence[Batch], oldest: float) -> bool:

@@ -73,6 +73,7 @@ class Profile:
         min_rows: Fewest requests in one batch; fewer are asked one by one, see `at_once`.
         max_bytes: Most bytes in one request file.
         max_line_bytes: Most bytes in one request; a longer row becomes an error row.
+        max_queued_tokens: Most input tokens of one model that may be under way in one account; None if it isn't known.
         max_open: Most batches of one account that may be under way; None if there is no such limit.
         windows: Completion windows the provider takes; the first is the default.
         expires: Whether a batch ends at its window.
@@ -100,6 +101,7 @@ class Profile:
     min_rows: int = 1
     max_bytes: int = 200_000_000
     max_line_bytes: int = 20_000_000
+    max_queued_tokens: int | None = None
     max_open: int | None = None
     windows: tuple[str, ...] = ("24h",)
     expires: bool = True

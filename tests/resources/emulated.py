@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from botocore.credentials import Credentials
 from dagster_batch_llm.resources.clock import Clock
 from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.ledger import AttemptState, Ledger
@@ -25,9 +26,13 @@ from dagster_batch_llm.resources.local.store import Store
 from dagster_batch_llm.resources.local.worker import Worker
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.anthropic import ANTHROPIC, MessageBatches
+from dagster_batch_llm.resources.providers.aws import S3, Signer
 from dagster_batch_llm.resources.providers.azure import AZURE, AzureShape
+from dagster_batch_llm.resources.providers.bedrock import BEDROCK, BedrockJobs
+from dagster_batch_llm.resources.providers.cohere import COHERE, CohereBatches
 from dagster_batch_llm.resources.providers.fireworks import FIREWORKS, FireworksJobs
 from dagster_batch_llm.resources.providers.gemini import GEMINI, GeminiJobs
+from dagster_batch_llm.resources.providers.google_cloud import CloudStorage
 from dagster_batch_llm.resources.providers.groq import GROQ, GroqShape
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.mistral import MISTRAL, MistralJobs
@@ -37,6 +42,7 @@ from dagster_batch_llm.resources.providers.openrouter import OPENROUTER, OpenRou
 from dagster_batch_llm.resources.providers.over_http import HttpProvider
 from dagster_batch_llm.resources.providers.profile import Profile
 from dagster_batch_llm.resources.providers.together import TOGETHER, TogetherShape
+from dagster_batch_llm.resources.providers.vertex import VERTEX, VertexJobs
 from dagster_batch_llm.resources.providers.voyage import VOYAGE, VoyageShape
 from dagster_batch_llm.resources.providers.xai import XAI, XaiBatches
 from dagster_batch_llm.resources.request import Operation, RequestSpec
@@ -45,6 +51,7 @@ from starlette.types import Message
 from .world import PROMPTS, SPEC, World
 
 TOKEN = "sk-test"
+AWS = Credentials(TOKEN, "secret")
 ENDED = {AttemptState.ANSWERED, AttemptState.REFUSED, AttemptState.VOID}
 PATIENT = replace(OPENAI, poll_seconds=(15.0, 60.0))
 
@@ -58,14 +65,32 @@ class Spoken:
     path: str = ""
     headers: Mapping[str, str] | None = None
     spec: RequestSpec = SPEC
+    auth: Callable[[httpx.Request], httpx.Request] | None = None
+    bucket: str = ""
+    """The path of the address of what it keeps its files in."""
 
 
+def on_aws(profile: Profile, http: HttpClient, *, bucket: HttpClient, **more: Any) -> BedrockJobs:
+    return BedrockJobs(profile, http, bucket=S3(bucket), folder="s3://bucket/folder", role=ROLE, **more)
+
+
+def on_google(profile: Profile, http: HttpClient, *, bucket: HttpClient, **more: Any) -> VertexJobs:
+    place, files = "projects/p-1/locations/us-central1", CloudStorage(bucket)
+    return VertexJobs(profile, http, bucket=files, folder="gs://bucket/folder", place=place, **more)
+
+
+ROLE = "arn:aws:iam::123456789012:role/batches"
 VECTORS = RequestSpec(operation=Operation.EMBEDDING, model="m")
 
 SPOKEN = {
     "openai": Spoken(PATIENT, OpenAIShape, "/v1"),
     "anthropic": Spoken(ANTHROPIC, MessageBatches, "", {"x-api-key": TOKEN}),
     "azure": Spoken(AZURE, AzureShape, "/openai/v1", {"api-key": TOKEN}),
+    # What a job has at least is a quota, and more than a test asks.
+    "bedrock": Spoken(
+        replace(BEDROCK, min_rows=1), on_aws, headers={}, auth=Signer("bedrock", "us-east-1", AWS), bucket="/s3"
+    ),
+    "cohere": Spoken(COHERE, CohereBatches),
     "fireworks": Spoken(FIREWORKS, FireworksJobs),
     "gemini": Spoken(GEMINI, GeminiJobs, "", {"x-goog-api-key": TOKEN}),
     "groq": Spoken(GROQ, GroqShape, "/openai/v1"),
@@ -73,6 +98,7 @@ SPOKEN = {
     "together": Spoken(TOGETHER, TogetherShape, "/v1"),
     "openrouter": Spoken(OPENROUTER, OpenRouterBatches, "/api/v1"),
     "xai": Spoken(XAI, XaiBatches, "/v1"),
+    "vertex": Spoken(VERTEX, on_google, bucket="/"),
     "voyage": Spoken(VOYAGE, VoyageShape, "/v1", spec=VECTORS),
 }
 
@@ -162,15 +188,20 @@ class EmulatedWorld(World):
 
     def provider(self) -> Any:
         spoken = SPOKEN[self.faults.speaks]
-        http = HttpClient(
+        http, files = self.speaking(spoken.path), {"bucket": self.speaking(spoken.bucket)} if spoken.bucket else {}
+        return spoken.provider(self.profile, http, account="acme", clock=self.clock, **files)
+
+    def speaking(self, path: str) -> HttpClient:
+        spoken = SPOKEN[self.faults.speaks]
+        return HttpClient(
             name=self.profile.name,
-            base_url=f"https://fake.test{spoken.path}",
+            base_url=f"https://fake.test{path}",
             api_key=TOKEN,
             clock=self.clock,
             transport=self.emulator.transport(),
             headers=spoken.headers,
+            auth=spoken.auth,
         )
-        return spoken.provider(self.profile, http, account="acme", clock=self.clock)
 
     def converge(self, *, within: float = 4 * 3600.0, step: float = 15.0) -> AttemptState:
         """Ask once, and let two workers in turn do what runs do, until it is through or the time is up."""

@@ -33,7 +33,7 @@ def serving(respond: Respond) -> Generator[str]:
             self.end_headers()
             self.wfile.write(content)
 
-        do_GET = do_POST = do_PUT = do_DELETE = answer
+        do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name it overrides
             pass

@@ -45,6 +45,10 @@ VECTORS = {
 
 
 NOT_HERE = {
+    ("bedrock", "expired"): "a row that it never came to has no line; only its job's status says so",
+    ("cohere", "broken_line"): "results are Avro records, in which nothing can be broken but all",
+    ("cohere", "refusal"): "it has no word for it: an answer that declines is an answer like others",
+    ("cohere", "expired"): "a row that it never came to has no record; only its batch's status says so",
     ("openrouter", "broken_line"): "results are one JSON object, in which nothing can be broken but all",
     ("xai", "broken_line"): "results are pages of JSON, in which nothing can be broken but all",
     ("xai", "zero_counts"): "its counts are its state",
@@ -136,7 +140,7 @@ def test_a_full_queue_is_tried_again_later(emulated: MakeEmulated) -> None:
 
 @pytest.mark.parametrize(("speaks", "name"), places(*ROWS))
 def test_a_row_that_goes_wrong_has_its_own_outcome_and_the_others_have_theirs(
-    emulated: MakeEmulated, name: str
+    emulated: MakeEmulated, speaks: str, name: str
 ) -> None:
     world = emulated(Fault("row", name, only="two"))
     assert world.converge(within=72 * 3600.0, step=60.0) is AttemptState.ANSWERED

@@ -146,3 +146,13 @@ def test_shards_keep_both_limits_and_lose_no_row(sizes: list[int], max_rows: int
     for (start, end), (_, after) in itertools.pairwise(shards):
         full = end - start == max_rows or sum(sizes[start : end + 1]) > max_bytes
         assert full, f"{(start, end)} could have taken a row of {(end, after)}"
+
+
+def test_what_is_left_over_is_enough_for_a_batch_too() -> None:
+    def shards(rows: int, least: int) -> list[tuple[int, int]]:
+        return cut(np.full(rows, 10, dtype=np.int64), replace(OPENAI, max_rows=10, min_rows=least))
+
+    assert shards(23, 1) == [(0, 10), (10, 20), (20, 23)]
+    assert shards(23, 5) == [(0, 10), (10, 18), (18, 23)]
+    assert shards(3, 5) == [(0, 3)]  # too few altogether: the provider says so
+    assert shards(12, 8) == [(0, 10), (10, 12)]

@@ -120,7 +120,7 @@ class World:
         write_columns(path, key=prompts, prompt=prompts, bytes=[len(prompt) for prompt in prompts])
         return plan
 
-    def ask(self, prompts: Sequence[str] = PROMPTS, *, name: str = "plan", llm: str = "llm") -> Attempt:
+    def ask(self, prompts: Sequence[str] = PROMPTS, *, name: str = "plan", llm: str = "llm", size: int = 0) -> Attempt:
         """A planned attempt that asks these prompts."""
         home = Home(self.folder)
         plan = self.plan(prompts, name=name, llm=llm)
@@ -136,6 +136,7 @@ class World:
             rows=len(prompts),
             created_at=self.clock.now(),
             wire=self.profile.wire.name,
+            bytes=size,
             tier=self.tier,
         )
         write_columns(home.manifest(attempt.manifest), row=range(len(prompts)), key=prompts)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from ...duck import literal
+from ...errors import InputError
 from ...request import Operation, RequestSpec
 from .parameters import Parameters, a_list
 from .wire import STRANGE, WRONG_REQUEST, Results, Wire, error_of, tokens_sql
@@ -140,18 +141,47 @@ GEMINI_WIRE = Wire(
     ),
 )
 
+_STATUS_TEXT = "coalesce(line->>'$.status', '')"
+_REPLIED = f"""(json_type(line->'$.response') = 'OBJECT'
+    OR (json_type(line->'$.response') <> 'NULL' AND {_STATUS_TEXT} = ''))"""
+
+
+def _vertex_body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
+    body = _body(spec, prompt)
+    if name := _reserved(body):
+        raise InputError(
+            f"{name!r} begins with $, and Vertex AI imports requests like a table, in which no name may. Call that "
+            "field otherwise."
+        )
+    return body
+
+
+def _reserved(value: object) -> str | None:
+    """The first name that begins with a dollar sign, wherever it stands."""
+    if isinstance(value, list):
+        return next((name for one in cast("list[object]", value) if (name := _reserved(one))), None)
+    if not isinstance(value, dict):
+        return None
+    fields = cast("dict[str, object]", value)
+    first = next((name for name in fields if name.startswith("$")), None)
+    return first or _reserved(list(fields.values()))
+
+
 VERTEX_WIRE = replace(
     GEMINI_WIRE,
     name="vertex",
     row_id="custom_id",
+    body=_vertex_body,
     results=replace(
         GEMINI_WIRE.results,
         row_id="custom_id",
-        status="""CASE WHEN line->>'$.status' LIKE 'Bad Request%' THEN 400
-            WHEN coalesce(line->>'$.status', '') <> '' THEN 500
-            WHEN json_type(line->'$.response') <> 'NULL' THEN 200 END""",
-        error="""CASE WHEN line->>'$.status' LIKE 'Cancelled%' THEN json_object('code', 'batch_cancelled')
-            WHEN coalesce(line->>'$.status', '') <> '' THEN json_object('message', line->>'$.status') END""",
+        status=f"""CASE WHEN {_REPLIED} THEN 200
+            WHEN {_STATUS_TEXT} LIKE 'Bad Request%' THEN 400
+            WHEN {_STATUS_TEXT} <> '' THEN 500 END""",
+        error=f"""CASE WHEN {_REPLIED} THEN NULL
+            WHEN {_STATUS_TEXT} LIKE 'Cancelled%'
+                THEN json_object('code', 'batch_cancelled', 'message', {_STATUS_TEXT})
+            WHEN {_STATUS_TEXT} <> '' THEN json_object('message', {_STATUS_TEXT}) END""",
     ),
 )
 """A failed row has a text as its status; what else stands in a request line comes back in the result line."""

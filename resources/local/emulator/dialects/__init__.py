@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ....errors import InputError
+from .amazon import Bedrock
 from .anthropic import Anthropic
+from .cohere import Cohere
 from .dialect import Dialect
 from .family import Azure, Groq, Mistral, Together, Voyage
 from .google import Gemini
 from .others import Fireworks, OpenRouter, Xai
+from .vertex import Vertex
 
-_ALL = (Anthropic, Azure, Fireworks, Gemini, Groq, Mistral, OpenRouter, Together, Voyage, Xai)
+_ALL = (Anthropic, Azure, Bedrock, Cohere, Fireworks, Gemini, Groq, Mistral, OpenRouter, Together, Vertex, Voyage, Xai)
 
 DIALECTS: Mapping[str, type[Dialect]] = {kind.name: kind for kind in _ALL}
 """By the names of their providers."""

@@ -127,20 +127,22 @@ def _result(told: Told) -> Mapping[str, Any]:
     choice = told.choice
     if choice is None:
         return {"type": "succeeded", "message": told.body}
+    return {"type": "succeeded", "message": message_of(told, choice)}
+
+
+def message_of(told: Told, choice: Mapping[str, Any]) -> Mapping[str, Any]:
+    """An answer in Anthropic's words."""
     message, finish = choice["message"], choice["finish_reason"]
     stop = "refusal" if message.get("refusal") else _STOPS.get(finish, finish)
     text = message.get("refusal") or message.get("content")
     usage = {"input_tokens": told.tokens("prompt_tokens"), "output_tokens": told.tokens("completion_tokens")}
     return {
-        "type": "succeeded",
-        "message": {
-            "id": "msg_1",
-            "type": "message",
-            "role": "assistant",
-            "model": told.body.get("model"),
-            "content": [] if text is None else [{"type": "text", "text": text}],
-            "stop_reason": stop,
-            "stop_sequence": None,
-            "usage": {**usage, "service_tier": "batch"},
-        },
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "model": told.body.get("model"),
+        "content": [] if text is None else [{"type": "text", "text": text}],
+        "stop_reason": stop,
+        "stop_sequence": None,
+        "usage": {**usage, "service_tier": "batch"},
     }
