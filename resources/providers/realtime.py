@@ -64,6 +64,7 @@ class RealtimeSide:
             min_rows=1,
             max_rows=min(profile.max_rows, _ROWS),
             max_open=None,
+            max_queued_tokens=None,
             expires=True,
             keeps_seconds=_KEPT_SECONDS,
             keeps_files_seconds=_KEPT_SECONDS,

@@ -71,7 +71,7 @@ def test_below_the_minimum_rows_are_asked_at_once_and_from_there_on_in_a_batch(e
 
 
 def test_what_is_left_of_whole_batches_is_asked_at_once(emulated: MakeEmulated) -> None:
-    world = emulated(min_rows=2, max_rows=3)
+    world = emulated(min_rows=3, max_rows=3)
     plan = world.plan(ROWS)
     look(world.ledger, world.provider(), plan, "run")
     assert tiers(world, plan) == [(Tier.BATCH, 3), (Tier.BATCH, 3), (Tier.REALTIME, 1)]
@@ -93,7 +93,7 @@ def test_without_a_realtime_side_too_few_rows_are_refused_in_words_and_nothing_i
 
 
 def test_both_tiers_share_answers_and_each_row_is_paid_once(emulated: MakeEmulated) -> None:
-    world = emulated(min_rows=2, max_rows=3)
+    world = emulated(min_rows=3, max_rows=3)
     assert bring(world, ROWS) == 3
     assert world.emulator.bill == dict.fromkeys(ROWS, 1)
     assert world.emulator.store.count_batches() == 2

@@ -21,13 +21,12 @@ from dagster_batch_llm.resources.errors import ProviderError, StorageError
 from dagster_batch_llm.resources.home import Home
 from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Tier
 from dagster_batch_llm.resources.local.emulator import Fault
-from dagster_batch_llm.resources.local.emulator.dialects import DIALECTS
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.openai import with_responses
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from .effects import Died, Effects
-from .emulated import VECTORS, EmulatedWorld, rules
+from .emulated import SPOKEN, VECTORS, EmulatedWorld, rules
 from .small_disk import SmallDisk, small_disk
 from .world import PROMPTS, World, copy_home
 
@@ -45,7 +44,7 @@ def emulated(tmp_path: Path, migrated_home: Path, no_waiting: None) -> MakeEmula
     return make
 
 
-@pytest.fixture(params=["openai", *sorted(DIALECTS)])
+@pytest.fixture(params=sorted(name for name, spoken in SPOKEN.items() if spoken.profile.at_once))
 def speaks(request: pytest.FixtureRequest) -> str:
     return request.param
 
