@@ -10,7 +10,7 @@ OLDEST := tests/assets/test_source.py tests/assets/test_body.py tests/resources/
 AIBRIX := 0.8.0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test simulate mutations fuzz lint format oldest docs docs-pictures browser services build clean
+.PHONY: help demo dev test live simulate mutations fuzz lint format oldest docs docs-pictures browser services build clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -61,6 +61,9 @@ mutations: $(VENV)/.dev ## remove the rules of the batch machine one by one, and
 kills: $(VENV)/.dev ## kill and stop real processes at every named step, in two processes, for MINUTES=40 at most
 	@$(BIN)/python -m tests.kills --daemons
 	@$(BIN)/python -m tests.kills --minutes $(MINUTES)
+
+live: $(VENV)/.dev ## ask PROVIDER=openai five rows with your key, for less than a cent (MODEL=..., YES=1 to skip the question)
+	@$(BIN)/python -m tests.live $(PROVIDER) $(if $(MODEL),--model $(MODEL)) $(if $(YES),--yes)
 
 oldest: $(VENV)/.dev ## run the tests of tables with the oldest releases that pyproject.toml allows, such as pandas 2
 	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python build/oldest

@@ -178,12 +178,33 @@ class Fields:
         )
 
 
-Output = Labels | Vector | Text | Fields
+@dataclass(frozen=True)
+class Moderation:
+    """A moderation model's verdict."""
+
+    operation = Operation.MODERATION
+    schema = None
+    instruction = ""
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The output columns."""
+        found = "map_entries(CAST(answer->'$.categories' AS MAP(VARCHAR, BOOLEAN)))"
+        names = f"list_transform(list_filter({found}, lambda one: one.value), lambda one: one.key)"
+        scores = "map_values(CAST(answer->'$.category_scores' AS MAP(VARCHAR, DOUBLE)))"
+        return (
+            Column("flagged", "BOOLEAN", "CAST(answer->>'$.flagged' AS BOOLEAN)", "whether it falls into any category"),
+            Column("categories", "VARCHAR[]", names, "those that it falls into"),
+            Column("score", "DOUBLE", f"list_max({scores})", "the highest of any category's, from 0 to 1"),
+        )
+
+
+Output = Labels | Vector | Text | Fields | Moderation
 
 
 def as_output(output: Output | type[BaseModel]) -> Output:
     """What a user wrote for ``output=``: a pydantic model stands for its fields."""
-    if isinstance(output, Labels | Vector | Text | Fields):
+    if isinstance(output, Labels | Vector | Text | Fields | Moderation):
         return output
     # Checked although it is typed: notebooks are not.
     if not (inspect.isclass(output) and issubclass(output, BaseModel)):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -191,4 +212,4 @@ def as_output(output: Output | type[BaseModel]) -> Output:
     return Fields(output)
 
 
-__all__ = ["Column", "Fields", "Labels", "Output", "Text", "Vector", "as_output"]
+__all__ = ["Column", "Fields", "Labels", "Moderation", "Output", "Text", "Vector", "as_output"]

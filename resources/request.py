@@ -42,6 +42,7 @@ class Operation(StrEnum):
 
     CHAT = "chat"
     EMBEDDING = "embedding"
+    MODERATION = "moderation"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class RequestSpec:
     """One task: the part of a request that all rows share.
 
     Attributes:
-        operation: Chat (one text or JSON answer per row) or embedding (one vector per row).
+        operation: Chat (one text or JSON answer per row), embedding (one vector per row) or moderation (a verdict).
         model: The provider's name of the model.
         instruction: System message; empty for none.
         schema: JSON schema that an answer must satisfy; None for free text and for embeddings.

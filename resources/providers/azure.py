@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import BusyError, RefusedError, UserError
-from .openai import CHAT_PARAMETERS
+from .openai import CHAT_PARAMETERS, with_responses
 from .openai_shape import OpenAIShape
 from .profile import About, Certainty, Profile
 from .protocol import BatchProvider
@@ -46,15 +46,17 @@ class AzureOpenAIBatch(BatchResource):
     Args:
         api_key: ``dg.EnvVar("AZURE_OPENAI_API_KEY")``; it goes nowhere but to `base_url`.
         base_url: The resource's address with its version: ``https://<resource>.openai.azure.com/openai/v1``.
+        chat_api: What answers chats: ``chat/completions``, or ``responses``, the newer one.
         max_rows_per_batch: Cut into smaller batches than 100,000 rows.
 
     Raises:
         MissingSecretError: The key is empty, or can't be one.
-        UserError: The address has no version.
+        UserError: The address has no version, or there is no such chat_api.
     """
 
     api_key: str
     base_url: str
+    chat_api: str = "chat/completions"
 
     def provider(self) -> BatchProvider:
         key = clean_key(AZURE.name, self.api_key, "AZURE_OPENAI_API_KEY")
@@ -64,7 +66,8 @@ class AzureOpenAIBatch(BatchResource):
                 "Nothing was sent."
             )
         headers = {"api-key": key}
-        return self.client(AZURE, base_url=self.base_url, api_key=key, headers=headers, shape=AzureShape)
+        profile = with_responses(AZURE, self.chat_api)
+        return self.client(profile, base_url=self.base_url, api_key=key, headers=headers, shape=AzureShape)
 
 
 class AzureShape(OpenAIShape):

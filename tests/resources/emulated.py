@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 from botocore.credentials import Credentials
+from dagster_batch_llm.resources.clock import Clock
 from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.ledger import AttemptState, Ledger
 from dagster_batch_llm.resources.local.emulator import Fault, Faults
@@ -46,7 +47,6 @@ from dagster_batch_llm.resources.providers.xai import XAI, XaiBatches
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from starlette.types import Message
 
-from .fake_clock import FakeClock
 from .world import PROMPTS, SPEC, World
 
 TOKEN = "sk-test"
@@ -105,7 +105,7 @@ SPOKEN = {
 class EmulatedServer:
     """The whole emulator but for its process and its sockets; it works whenever it is spoken to."""
 
-    def __init__(self, folder: Path, clock: FakeClock, faults: Faults) -> None:
+    def __init__(self, folder: Path, clock: Clock, faults: Faults) -> None:
         folder.mkdir()
         self.memory = Memory(folder, faults)
         ahead = AheadClock(clock, self.memory)

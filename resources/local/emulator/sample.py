@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..answer import CHAT, EMBEDDINGS
@@ -13,6 +13,7 @@ from ..wire import Answer
 from .memory import prompt_of
 
 _DIMENSIONS = 8
+RESPONSES, MODERATIONS = "/v1/responses", "/v1/moderations"
 
 
 class SampleEngine:
@@ -20,7 +21,7 @@ class SampleEngine:
 
     @property
     def endpoints(self) -> frozenset[str]:
-        return frozenset({CHAT, EMBEDDINGS})
+        return frozenset({CHAT, EMBEDDINGS, RESPONSES, MODERATIONS})
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -28,7 +29,7 @@ class SampleEngine:
 
     def answer(self, bodies: Sequence[Mapping[str, object]], endpoint: str) -> list[Answer]:
         """One answer per body, in order."""
-        return [Answer(200, _vector(body) if endpoint == EMBEDDINGS else _completion(body)) for body in bodies]
+        return [Answer(200, _ANSWERS[endpoint](body)) for body in bodies]
 
 
 def _completion(body: Mapping[str, Any]) -> Mapping[str, object]:
@@ -58,6 +59,50 @@ def _vector(body: Mapping[str, Any]) -> Mapping[str, object]:
     return {"object": "list", "data": data, "model": str(body.get("model")), "usage": used}
 
 
+def _response(body: Mapping[str, Any]) -> Mapping[str, object]:
+    """A chat's answer, as the Responses API writes it."""
+    wanted: Mapping[str, Mapping[str, Any]] = body.get("text") or {}
+    text = wanted.get("format") or {}
+    asked: dict[str, Any] = {**body, "messages": [{"role": "user", "content": body.get("input", "")}]}
+    if "schema" in text:
+        asked["response_format"] = {"json_schema": {"schema": text["schema"]}}
+    said: Mapping[str, Any] = _completion(asked)
+    used = said["usage"]
+    part: dict[str, Any] = {"type": "output_text", "text": said["choices"][0]["message"]["content"], "annotations": []}
+    message: dict[str, Any] = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+        "content": [part],
+    }
+    return {
+        "id": "resp_1",
+        "object": "response",
+        "status": "completed",
+        "model": said["model"],
+        "incomplete_details": None,
+        "error": None,
+        "output": [{"id": "rs_1", "type": "reasoning", "summary": list[str]()}, message],
+        "usage": {
+            "input_tokens": used["prompt_tokens"],
+            "input_tokens_details": {"cached_tokens": 0},
+            "output_tokens": used["completion_tokens"],
+            "output_tokens_details": {"reasoning_tokens": 0},
+            "total_tokens": used["total_tokens"],
+        },
+    }
+
+
+def _verdict(body: Mapping[str, Any]) -> Mapping[str, object]:
+    """A text that names a category falls into it."""
+    prompt = prompt_of(body)
+    found = {category: category in prompt for category in ("hate", "violence")}
+    scores = {category: 0.9 if hit else 0.1 for category, hit in found.items()}
+    result = {"flagged": any(found.values()), "categories": found, "category_scores": scores}
+    return {"id": "modr-1", "model": str(body.get("model")), "results": [result]}
+
+
 def _value(schema: Mapping[str, Any], prompt: str) -> object:
     branches: Sequence[Mapping[str, Any]] = schema.get("anyOf", ())
     values: Sequence[object] = schema.get("enum", ())
@@ -72,3 +117,11 @@ def _value(schema: Mapping[str, Any], prompt: str) -> object:
         return {name: _value(one, prompt) for name, one in properties.items()}
     simple: Mapping[str, object] = {"integer": 0, "number": 0.0, "boolean": False, "array": []}
     return first_sentence(prompt) if kind == "string" else simple.get(kind)
+
+
+_ANSWERS: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, object]]] = {
+    CHAT: _completion,
+    EMBEDDINGS: _vector,
+    RESPONSES: _response,
+    MODERATIONS: _verdict,
+}

@@ -17,13 +17,15 @@ _CONTENT = """CASE json_type(body->'$.choices[0].message.content')
 END"""
 """The answer's text; some servers cut it into parts."""
 _NOTHING = f"""CASE
-    WHEN (body->'$.choices') IS NULL AND json_type(body) <> 'NULL' THEN {STRANGE}
+    WHEN (body->'$.choices') IS NULL AND (body->'$.results') IS NULL AND json_type(body) <> 'NULL' THEN {STRANGE}
     WHEN (body->'$.choices[0].message.tool_calls[0]') IS NOT NULL THEN 'the model called a tool instead of answering'
     ELSE 'the answer is empty'
 END"""
 
 
 def _body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
+    if spec.operation is Operation.MODERATION:
+        return {"model": spec.model, "input": prompt, **spec.parameters}
     if spec.operation is Operation.EMBEDDING:
         dimensions = {"dimensions": spec.dimensions} if spec.dimensions else {}
         return {"model": spec.model, "input": prompt, "encoding_format": "float", **dimensions, **spec.parameters}
@@ -46,12 +48,14 @@ def _error_sql(error: str) -> str:
     return f"CASE WHEN NOT regexp_full_match(({error})::VARCHAR, {empty}) THEN {error} END"
 
 
-_ERROR = ", ".join(_error_sql(place) for place in ("line->'$.error'", "line->'$.response.body.error'"))
+# vLLM's `run-batch` puts one error into another, in the file of the answers.
+_ERRORS = ("line->'$.error.error'", "line->'$.error'", "line->'$.response.body.error'")
+_ERROR = ", ".join(_error_sql(place) for place in _ERRORS)
 
 OPENAI_WIRE = Wire(
     name="openai",
     body=_body,
-    holders={Operation.CHAT: "messages", Operation.EMBEDDING: "input"},
+    holders={Operation.CHAT: "messages", Operation.EMBEDDING: "input", Operation.MODERATION: "input"},
     line=_line,
     results=Results(
         status="TRY_CAST(line->>'$.response.status_code' AS INTEGER)",
@@ -59,6 +63,7 @@ OPENAI_WIRE = Wire(
         error=f"coalesce({_ERROR})",
         answer=_CONTENT,
         vector="TRY_CAST(body->'$.data[0].embedding' AS FLOAT[])",
+        verdict="CASE WHEN json_type(body->'$.results[0]') = 'OBJECT' THEN (body->'$.results[0]')::VARCHAR END",
         nothing=_NOTHING,
         refusal="nullif(body->>'$.choices[0].message.refusal', '')",
         finish="body->>'$.choices[0].finish_reason'",

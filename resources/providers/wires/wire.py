@@ -54,6 +54,7 @@ class Results:
             codes ``batch_expired`` and ``batch_cancelled`` say that the row's turn never came.
         answer: The answer's text, over ``body JSON``.
         vector: ``FLOAT[]``, over ``body``.
+        verdict: A moderation's, as JSON with flagged, categories and category_scores, over ``body``.
         nothing: Why there is no answer, in words, over ``body``.
         refusal: The model's own words why it doesn't answer, over ``body``.
         finish: ``length`` if the answer was cut off, ``content_filter`` if it was stopped, over ``body``.
@@ -73,6 +74,7 @@ class Results:
     cached_tokens: str
     output_tokens: str
     vector: str = "NULL::FLOAT[]"
+    verdict: str = "NULL::VARCHAR"
     row_id: str = "custom_id"
 
 
@@ -119,6 +121,12 @@ class Wire:
         What a line says is decided by its content, never by the file it came in.
         """
         said, embedding = self.results, spec.operation is Operation.EMBEDDING
+        answers = {Operation.EMBEDDING: "NULL::VARCHAR", Operation.MODERATION: said.verdict}
+        unmetered = {
+            Operation.CHAT: "input_tokens IS NULL OR output_tokens IS NULL",
+            Operation.EMBEDDING: "input_tokens IS NULL",
+            Operation.MODERATION: "false",  # nobody counts tokens that cost nothing
+        }
         return f"""
             WITH parsed AS (
                 SELECT line->>'$.{said.row_id}' AS custom_id, {said.status} AS status, {said.body} AS body,
@@ -126,7 +134,7 @@ class Wire:
                 FROM lines
             ), read AS (
                 SELECT *,
-                    {"NULL::VARCHAR" if embedding else said.answer} AS answer,
+                    {answers.get(spec.operation, said.answer)} AS answer,
                     {said.vector if embedding else "NULL::FLOAT[]"} AS vector,
                     coalesce(error->>'$.code', error->>'$.type') AS code,
                     coalesce(error->>'$.message', error->>'$') AS words,
@@ -153,8 +161,7 @@ class Wire:
                 input_tokens,
                 cached_tokens,
                 output_tokens,
-                error IS NULL AND status BETWEEN 200 AND 299
-                    AND (input_tokens IS NULL{"" if embedding else " OR output_tokens IS NULL"}) AS unmetered,
+                error IS NULL AND status BETWEEN 200 AND 299 AND ({unmetered[spec.operation]}) AS unmetered,
             FROM judged
         """
 
