@@ -10,9 +10,9 @@ import numpy.typing as npt
 
 from ..resources.answers import answers_of, readable, unanswered_sql
 from ..resources.duck import connect, literal, parquet, rows, write_parquet
-from ..resources.errors import StorageError
+from ..resources.errors import InputError, StorageError
 from ..resources.home import Home
-from ..resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Plan, PlanState, Snapshot
+from ..resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Plan, PlanState, Snapshot, Tier
 from ..resources.ledger.looks import LOOK_LEASE_SECONDS
 from ..resources.providers.profile import Profile
 from ..resources.providers.protocol import BatchProvider
@@ -85,7 +85,9 @@ def _missing(
     found = engine.execute("SELECT bytes, limit_factor FROM missing ORDER BY n").fetchnumpy()
     factors, sizes = np.asarray(found["limit_factor"]), np.asarray(found["bytes"], dtype=np.int64)
     attempts: list[Attempt] = []
-    for start, end, factor in _shards(sizes, factors, provider.profile):
+    realtime = _realtime(ledger, home, provider, plan)
+    # A list: before the first manifest is written it is known that none is too small.
+    for start, end, factor, tier in list(_shards(sizes, factors, provider.profile, realtime)):
         attempt = AttemptId(ledger.clock.token())
         name = f"{attempt}.parquet"
         shard = f"SELECT n - {start} AS row, key FROM missing WHERE n >= {start} AND n < {end} ORDER BY n"
@@ -97,25 +99,50 @@ def _missing(
                 task=plan.task,
                 plan=plan.id,
                 llm=plan.llm,
-                account=provider.account,
+                account=realtime.account if realtime and tier is Tier.REALTIME else provider.account,
                 manifest=name,
                 rows=end - start,
                 created_at=ledger.clock.now(),
                 limit_factor=factor,
                 wire=provider.profile.wire.name,
+                tier=tier,
+                bytes=int(sizes[start:end].sum()),
             )
         )
     return attempts, _overlapping(engine, home, snapshot)
 
 
+def _realtime(ledger: Ledger, home: Home, provider: BatchProvider, plan: Plan) -> BatchProvider | None:
+    """Where requests are asked that are too few for a batch; None if nowhere, or if a batch has no minimum."""
+    profile = provider.profile
+    if profile.min_rows == 1 or ledger.looks.spec(plan.task).operation not in profile.at_once:
+        return None
+    return provider.realtime(home.realtime)
+
+
 def _shards(
-    sizes: npt.NDArray[np.int64], factors: npt.NDArray[np.int64], profile: Profile
-) -> Iterator[tuple[int, int, int]]:
-    """Rows [start, end) of each attempt and its factor; rows of one factor follow each other."""
+    sizes: npt.NDArray[np.int64], factors: npt.NDArray[np.int64], profile: Profile, realtime: BatchProvider | None
+) -> Iterator[tuple[int, int, int, Tier]]:
+    """Rows [start, end) of each attempt, its factor and tier; rows of one factor follow each other.
+
+    Raises:
+        InputError: There are too few for a batch, and there is no realtime side.
+    """
     for factor in np.unique(factors):
         first, last = np.searchsorted(factors, [factor, factor + 1])
         for start, end in cut(sizes[first:last], profile):
-            yield int(first) + start, int(first) + end, int(factor)
+            rows = end - start
+            if rows >= profile.min_rows:
+                yield int(first) + start, int(first) + end, int(factor), Tier.BATCH
+                continue
+            if realtime is None:
+                raise InputError(
+                    f"{profile.name} takes batches of at least {profile.min_rows} requests and answers none one by "
+                    f"one; {rows} are left to ask. They were not asked, and nothing is paid for them. Ask more rows "
+                    "at once, or name another provider with llm='…'."
+                )
+            for at, to in cut(sizes[first + start : first + end], realtime.profile):
+                yield int(first) + start + at, int(first) + start + to, int(factor), Tier.REALTIME
 
 
 def _overlapping(engine: duckdb.DuckDBPyConnection, home: Home, snapshot: Snapshot) -> list[str]:

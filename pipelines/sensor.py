@@ -17,8 +17,9 @@ from ..resources.late import HORIZON_SECONDS
 from ..resources.ledger import Attempt, AttemptState, Ledger, Plan, PlanState
 from ..resources.machine import BatchMachine
 from ..resources.operations.advice import ADVICE
-from ..resources.operations.waits import WINDOW_SECONDS, new_troubles, overdue, window_seconds
+from ..resources.operations.waits import WINDOW_SECONDS, expiring, new_troubles, overdue, window_seconds
 from ..resources.providers.http import hurried
+from ..resources.providers.profile import Profile
 from .continuation import collect_requests
 from .providers import providers_of
 
@@ -60,15 +61,17 @@ def tick(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason
         return dg.SkipReason("This sensor runs in a code location that a workspace has loaded.")
     ledger = Ledger()
     plans = _mine(context, ledger, origin.location_name)
-    seen, windows = _look_at_providers(context, ledger, plans)
+    seen, profiles = _look_at_providers(context, ledger, plans)
     cursor = _sweep(context, ledger, origin.location_name)
     if not plans:
         return dg.SensorResult(skip_reason="No LLM table is waiting.", cursor=cursor)
     requests = collect_requests(context, ledger, [_as_it_is_now(context, ledger, plan) for plan in plans])
     out = [(plan, ledger.attempts.open_of_plan(plan.id)) for plan in plans]
+    for said in _expiring(ledger, out, profiles):
+        context.log.warning(said)
     return dg.SensorResult(
         run_requests=requests,
-        asset_events=[*_progress(out, seen), *_stuck(ledger, out, windows)],
+        asset_events=[*_progress(out, seen), *_stuck(ledger, out, profiles)],
         skip_reason=None if requests else f"{len(plans)} plan(s) wait for their batches.",
         cursor=cursor,
     )
@@ -81,14 +84,14 @@ def _mine(context: dg.SensorEvaluationContext, ledger: Ledger, location: str) ->
 
 def _look_at_providers(
     context: dg.SensorEvaluationContext, ledger: Ledger, plans: Sequence[Plan]
-) -> tuple[list[Attempt], Mapping[str, float]]:
-    """What was seen at the providers, and how long a batch may take at each."""
+) -> tuple[list[Attempt], Mapping[str, Profile]]:
+    """What was seen at the providers, and the facts about each."""
     providers = providers_of(context, {plan.llm for plan in plans})
     seen: list[Attempt] = []
     with contextlib.closing(BatchMachine(ledger, providers, SENSOR_NAME)) as machine:
         for llm, until in _in_turn(ledger, providers, LOOK_SECONDS):
             seen += take_turn(machine, llm, until, context.log.warning)
-    return seen, {llm: window_seconds(provider.profile.windows) for llm, provider in providers.items()}
+    return seen, {llm: provider.profile for llm, provider in providers.items()}
 
 
 def take_turn(machine: BatchMachine, llm: str, until: float, warn: Callable[[str], object]) -> list[Attempt]:
@@ -165,19 +168,35 @@ def _as_it_is_now(context: dg.SensorEvaluationContext, ledger: Ledger, plan: Pla
 
 
 def _stuck(
-    ledger: Ledger, out: Sequence[tuple[Plan, Sequence[Attempt]]], windows: Mapping[str, float]
+    ledger: Ledger, out: Sequence[tuple[Plan, Sequence[Attempt]]], profiles: Mapping[str, Profile]
 ) -> list[dg.AssetCheckEvaluation]:
     """A failed check per table with a batch past its window; once per batch, for all the tables that wait for it."""
     events: list[dg.AssetCheckEvaluation] = []
     told: set[str] = set()
     for plan, attempts in out:
-        late = overdue(attempts, ledger.clock.now(), windows.get(plan.llm, WINDOW_SECONDS))
+        window = window_seconds(profiles[plan.llm].windows) if plan.llm in profiles else WINDOW_SECONDS
+        late = overdue(attempts, ledger.clock.now(), window)
         messages = {attempt.id: _stuck_message(attempt) for attempt in late}
         told |= {a.id for a in late if ledger.attempts.incident("stuck batch", str(a.batch_id), messages[a.id])}
         new = [messages[attempt.id] for attempt in late if attempt.id in told]
         if new and plan.state is PlanState.OPEN:
             events.append(stuck_event(dg.AssetKey.from_user_string(plan.asset), late, " ".join(new)))
     return events
+
+
+def _expiring(
+    ledger: Ledger, out: Sequence[tuple[Plan, Sequence[Attempt]]], profiles: Mapping[str, Profile]
+) -> Iterator[str]:
+    """What to say of batches whose results are about to be deleted at the provider; once per batch."""
+    for plan, attempts in out:
+        keeps = profiles[plan.llm].keeps_seconds if plan.llm in profiles else None
+        for attempt in expiring(attempts, ledger.clock.now(), keeps):
+            message = (
+                f"The results of batch {attempt.batch_id} of resource {attempt.llm!r} are kept for "
+                f"{(keeps or 0.0) / 86_400:g} days from its creation, and haven't been fetched."
+            )
+            if ledger.attempts.incident("results expire", str(attempt.batch_id), message):
+                yield f"{message} {ADVICE['results expire']}"
 
 
 def _stuck_message(attempt: Attempt) -> str:

@@ -72,7 +72,7 @@ def write_parquets(
     path = Path()
     try:
         for path, query in queries.items():
-            _make_folder(path.parent)
+            make_folder(path.parent)
             target = literal(str(partials[path]))
             engine.execute(f"COPY ({query}) TO {target} (FORMAT parquet, COMPRESSION zstd{told})", values or None)
         for path, partial in partials.items():
@@ -95,12 +95,12 @@ def exact(engine: duckdb.DuckDBPyConnection, query: str) -> str:
     return f"SELECT * REPLACE ({casts}) FROM ({query})" if huge else query
 
 
-def _make_folder(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
     """Make a folder and those above it, durably."""
     if not folder.is_dir():
-        _make_folder(folder.parent)
+        make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _flush(folder.parent)
+        flush(folder.parent)
 
 
 def make_durable(partial: Path, path: Path) -> None:
@@ -108,10 +108,11 @@ def make_durable(partial: Path, path: Path) -> None:
     with partial.open("rb+") as stream:
         os.fsync(stream.fileno())
     partial.replace(path)
-    _flush(path.parent)
+    flush(path.parent)
 
 
-def _flush(folder: Path) -> None:
+def flush(folder: Path) -> None:
+    """Have the names in a folder on the disk."""
     entries = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(entries)

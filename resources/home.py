@@ -18,6 +18,7 @@ class Home:
         manifests/<attempt>.parquet     which keys one request file holds: (row, key)
         results/<attempt>/…             the provider's result files as they came
         answers/<task>/<name>.parquet   one row per request of a batch, never changed
+        realtime/<send>/…               what is asked at once, and what it was answered
     """
 
     folder: Path
@@ -49,6 +50,11 @@ class Home:
     def answers(self, name: str) -> Path:
         """An answers file, by the name that the ledger has for it."""
         return self.folder / "answers" / name
+
+    @property
+    def realtime(self) -> Path:
+        """Folder of what is asked at once, a folder per send."""
+        return self.folder / "realtime"
 
     def request_file(self, token: str) -> Path:
         """A rendered request file, until it is uploaded."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from .errors import ProviderError
@@ -10,6 +11,7 @@ from .ledger import Attempt, Ledger, has_come
 from .lost_creates import stop, surplus
 from .operations.ending import unwanted
 from .operations.waits import window_end, window_seconds
+from .providers.http import hurried
 from .providers.profile import Profile
 from .providers.protocol import Batch, BatchProvider, Phase
 from .result_files import OF_DUPLICATE, Missing, missing
@@ -21,6 +23,32 @@ _SLOW_SECONDS = 600.0
 _SHORT = "Fewer results"
 """How it is said that less came than the provider counts."""
 _FILES_LATE_SECONDS = 60.0
+_LOOKS_AT_ONCE = 100
+
+
+def look_at_each(ledger: Ledger, provider: BatchProvider, due: Sequence[Attempt], until: float) -> list[Attempt]:
+    """Look at one provider's batches that are due; gives the attempts as they are now.
+
+    After `until`, by the monotonic clock, no more is begun.
+    """
+    clock, attempts = ledger.clock, ledger.attempts
+    listed: dict[str, Batch] = {}
+    if len(due) > 2:  # one listing is cheaper than three single looks
+        half = clock.monotonic() + (until - clock.monotonic()) / 2
+        with suppress(ProviderError), hurried(half):  # the single looks say what is wrong
+            listing = provider.list(min(attempt.submitted_at or attempt.created_at for attempt in due))
+            listed = {batch.id: batch for batch in listing.batches}
+    seen: list[Attempt] = []
+    for start in range(0, len(due), _LOOKS_AT_ONCE):
+        part = due[start : start + _LOOKS_AT_ONCE]
+        names = attempts.batches_of([attempt.id for attempt in part])
+        looks: list[tuple[Attempt, dict[str, object]]] = []
+        for attempt in part:
+            if attempt.id in names and clock.monotonic() < until:
+                found = [listed.get(name) or name for name in names[attempt.id]]
+                looks.append((attempt, look_at(ledger, provider, attempt, found)))
+        seen += attempts.note_each(looks)
+    return seen
 
 
 def look_at(
@@ -35,7 +63,7 @@ def look_at(
         batches, lacking = as_they_are(provider, found)
     except ProviderError as error:
         return {**looked, "message": error.message, "slow_since": slow_since(attempt, now, error)}
-    said = next((error.message for error in lacking.values()), None)
+    said = next((error.message for error in lacking.values()), batches[0].note if batches else None)
     looked |= {"message": said, "gone_since": gone_since(attempt, now, lacking), "slow_since": None}
     if batches:
         extras = surplus(batches, ledger.attempts.sends(attempt.id), attempt.batch_id) if batches[1:] else []

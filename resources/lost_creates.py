@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from .errors import ProviderError, RefusedError
 from .ledger import Attempt, Ledger, Send
-from .providers.openai_shape import TOKEN_KEY
 from .providers.profile import Profile, Recovery
-from .providers.protocol import Batch, BatchProvider, Listing, Phase
+from .providers.protocol import TOKEN_KEY, Batch, BatchProvider, Listing, Phase
 
 _MARGIN_SECONDS = 300.0
 _CLOCK_SECONDS = 3600.0

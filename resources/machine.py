@@ -14,21 +14,21 @@ from pathlib import Path
 from .answers import Parsed
 from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
-from .ledger import LONGEST_WAIT, Attempt, AttemptId, AttemptState, Ledger, Link, Send, has_come
-from .looking import as_they_are, gone_since, look_at, not_ended, slow_since, still_awaited, too_few
+from .ledger import LONGEST_WAIT, Attempt, AttemptId, AttemptState, Ledger, Link, Send, Tier, has_come
+from .looking import as_they_are, gone_since, look_at_each, not_ended, slow_since, still_awaited, too_few
 from .lost_creates import in_another_account, is_anothers, is_settled, look_for, ours, stop, was_mixed_up
-from .providers.http import hurried
 from .providers.profile import Recovery
-from .providers.protocol import Batch, BatchProvider, Listing, Phase
+from .providers.protocol import Batch, BatchProvider, Listing, Phase, TooLateError
 from .providers.wires.wire import WRONG_REQUEST
 from .request import is_of_limit
 from .result_files import Missing, ResultFiles, outcome_of_absent
-from .sending import TooLateError, permission, upload
+from .room import no_room
+from .sending import permission, upload
+from .sides import Sides
 
 CREATE_SECONDS = 120.0
 """The longest a create may take until its connection is given up."""
 _RECONCILE_SECONDS = 15.0
-_LOOKS_AT_ONCE = 100
 
 
 class BatchMachine:
@@ -45,6 +45,7 @@ class BatchMachine:
         self._attempts = ledger.attempts
         self._clock = ledger.clock
         self._providers = providers
+        self._sides = Sides(providers, ledger.home)
         # A lease belongs to one worker: two processes of one run must not share it.
         self._owner = f"{owner}/{os.getpid()}"
 
@@ -59,8 +60,7 @@ class BatchMachine:
 
     def knows(self, attempt: Attempt) -> bool:
         """Whether this machine can speak to the account that the attempt belongs to."""
-        provider = self._providers.get(attempt.llm)
-        return provider is not None and provider.account == attempt.account
+        return self._sides.know(attempt)
 
     # ---- planned → creating → submitted ---------------------------------------------------------------------
 
@@ -75,8 +75,12 @@ class BatchMachine:
         with self._taken(attempt, AttemptState.PLANNED) as taken:
             if taken is None or not has_come(taken.due, self._clock.now()) or not self.knows(taken):
                 return
+            if said := no_room(self.ledger, self._sides.of(taken).profile, taken):
+                due = self._clock.now() + _backed_off(60.0, taken.waits, 600.0)
+                self._attempts.release(taken, due=due, waits=taken.waits + 1, message=said)
+                return
             try:
-                prepared, send = upload(self.ledger, self._providers[taken.llm], taken)
+                prepared, send = upload(self.ledger, self._sides.of(taken), taken)
             except RefusedError as error:
                 self._refused(taken, error)
                 return
@@ -88,7 +92,7 @@ class BatchMachine:
 
     def _create(self, attempt: Attempt, send: Send, *, again: bool = False) -> None:
         """One POST; `again` is the same one once more, and then a refusal says nothing about the first."""
-        provider = self._providers[attempt.llm]
+        provider = self._sides.of(attempt)
         until = send.send_deadline
         if again:  # who was stopped since it looked at the clock may come when the provider has forgotten the first
             until = min(self._clock.now() + provider.profile.send_seconds, send.t0 + provider.profile.remembers)
@@ -148,7 +152,7 @@ class BatchMachine:
             for number, (batch, send) in enumerate(found)
         ]
         batch = found[0][0]
-        first_look = self._clock.now() + self._providers[attempt.llm].profile.poll_seconds[0]
+        first_look = self._clock.now() + self._sides.of(attempt).profile.poll_seconds[0]
         told = {"message": None, "slow_since": None, "gone_since": None, **batch.progress}
         return self._attempts.adopt(attempt, links, due=first_look, lease_until=0.0, **told)
 
@@ -165,7 +169,7 @@ class BatchMachine:
             if self._may_repeat(unsure, sends[-1]):
                 self._create(unsure, sends[-1], again=True)
                 return
-            provider = self._providers[unsure.llm]
+            provider = self._sides.of(unsure)
             try:
                 seen = look_for(self.ledger, provider, unsure, sends)
                 if seen.found:
@@ -184,7 +188,7 @@ class BatchMachine:
 
     def _may_repeat(self, attempt: Attempt, send: Send) -> bool:
         """Whether the provider takes the same create for the same batch; what nobody wants isn't sent once more."""
-        profile = self._providers[attempt.llm].profile
+        profile = self._sides.of(attempt).profile
         age = self._clock.now() - send.t0
         remembered = profile.recovery is Recovery.IDEMPOTENT and 0.0 <= age <= profile.remembers
         return remembered and not was_mixed_up(self.ledger, attempt) and self.ledger.upkeep.is_wanted(attempt.id)
@@ -198,22 +202,22 @@ class BatchMachine:
                 "cancelled. What it answered is kept. Is there a proxy that repeats requests?",
             )
         attempt = self._adopt(attempt, found)
-        stop(self._providers[attempt.llm], [batch for batch, _ in found[1:]])
+        stop(self._sides.of(attempt), [batch for batch, _ in found[1:]])
 
     def _absent(self, attempt: Attempt, send: Send, listing: Listing) -> None:
         """No listed batch is ours: it is only given up when it can no longer appear."""
-        profile = self._providers[attempt.llm].profile
+        profile = self._sides.of(attempt).profile
         wait = {"due": self._clock.now() + min(_RECONCILE_SECONDS, profile.poll_seconds[1])}
         if not profile.revocable:
             safe = is_settled(profile, send, listing)
         elif attempt.revoked_at is None:
             safe = False
             if self._clock.now() > send.send_deadline + CREATE_SECONDS + profile.send_seconds:
-                self._providers[attempt.llm].delete_file(send.file_id)
+                self._sides.of(attempt).delete_file(send.file_id)
                 wait = {"revoked_at": self._clock.now(), "due": self._clock.now() + profile.listing_lag}
         else:
             safe = listing.complete and listing.started_at >= attempt.revoked_at + profile.listing_lag
-        if safe and (doubt := in_another_account(self.ledger, self._providers[attempt.llm], attempt, send)):
+        if safe and (doubt := in_another_account(self.ledger, self._sides.of(attempt), attempt, send)):
             safe, wait = False, {"due": self._clock.now() + profile.poll_seconds[1], "message": doubt}
         if safe:
             nothing = dict.fromkeys(("file_id", "revoked_at", "message", "slow_since", "gone_since"))
@@ -237,26 +241,8 @@ class BatchMachine:
         """
         due = self._attempts.due([AttemptState.SUBMITTED], llm) if attempts is None else list(attempts)
         due = [attempt for attempt in due if self.knows(attempt) and attempt.ended_at is None]
-        if not due:
-            return []
-        provider = self._providers[llm]
-        listed: dict[str, Batch] = {}
-        if len(due) > 2:  # one listing is cheaper than three single looks
-            half = self._clock.monotonic() + (until - self._clock.monotonic()) / 2
-            with suppress(ProviderError), hurried(half):  # the single looks say what is wrong
-                listing = provider.list(min(attempt.submitted_at or attempt.created_at for attempt in due))
-                listed = {batch.id: batch for batch in listing.batches}
-        seen: list[Attempt] = []
-        for start in range(0, len(due), _LOOKS_AT_ONCE):
-            part = due[start : start + _LOOKS_AT_ONCE]
-            names = self._attempts.batches_of([attempt.id for attempt in part])
-            looks: list[tuple[Attempt, dict[str, object]]] = []
-            for attempt in part:
-                if attempt.id in names and self._clock.monotonic() < until:
-                    found = [listed.get(name) or name for name in names[attempt.id]]
-                    looks.append((attempt, look_at(self.ledger, provider, attempt, found)))
-            seen += self._attempts.note_each(looks)
-        return seen
+        looked = [look_at_each(self.ledger, side, part, until) for side, part in self._sides.parted(due)]
+        return [attempt for part in looked for attempt in part]
 
     def _batch_ids(self, attempt: Attempt) -> list[str]:
         """The survivor first; none only if another worker saw them rejected and took the submission back."""
@@ -276,7 +262,7 @@ class BatchMachine:
             now = self._clock.now()
             if taken is None or taken.ended_at is None or not has_come(taken.due, now) or not self.knows(taken):
                 return
-            provider = self._providers[taken.llm]
+            provider = self._sides.of(taken)
             try:
                 names = self._batch_ids(taken)
                 batches, lacking = as_they_are(provider, names)
@@ -301,7 +287,7 @@ class BatchMachine:
                 self._keep(known, batches, paths, lacking)
 
     def _rejected(self, attempt: Attempt, batch: Batch) -> None:
-        profile = self._providers[attempt.llm].profile
+        profile = self._sides.of(attempt).profile
         if batch.problems and batch.problems[0].code in profile.queue_full_codes:
             wait = _backed_off(60.0, attempt.waits, 1800.0)
             planned = self._attempts.move(attempt, AttemptState.PLANNED, ended_at=None, batch_id=None, phase=None)
@@ -317,7 +303,7 @@ class BatchMachine:
         files = ResultFiles(self.ledger, attempt)
         absent = "gone" if lost else outcome_of_absent(batches)
         parsed = files.read(paths, absent)
-        profile = self._providers[attempt.llm].profile
+        profile = self._sides.of(attempt).profile
         whole = lost.keys().isdisjoint(batch.id for batch in batches)  # else some files can't be fetched once more
         if whole and (again := too_few(attempt, self._clock.now(), profile, batches, parsed.lines)):
             # A file that was cut at the end of a line looks whole, and the rows beyond would be asked and paid again.
@@ -370,6 +356,9 @@ class BatchMachine:
         """The next step of one attempt, whatever its state is; see `send`, `reconcile` and `collect`."""
         if attempt.state is AttemptState.PLANNED:
             self.send(attempt.id)
+            if attempt.tier is Tier.REALTIME:  # what was asked at once is there at once
+                for answered in self.poll(attempt.llm, attempts=[self._attempts.get(attempt.id)]):
+                    self.collect(answered.id)
         elif attempt.state in {AttemptState.CREATING, AttemptState.AMBIGUOUS}:
             self.reconcile(attempt.id)
         elif attempt.state is AttemptState.SUBMITTED and attempt.ended_at is not None:

@@ -18,6 +18,9 @@ TaskHash = NewType("TaskHash", str)
 LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
 """Parameters that bound an answer, in tokens, at one provider or another."""
 
+BYTES_PER_TOKEN = 4
+"""Of UTF-8: within a few percent for English and JSON; long numbers have more tokens than that says."""
+
 MAX_TRIES = 3
 """Answers that came back unusable this often make a request final, unless its table says otherwise."""
 MAX_DOUBLINGS = 6

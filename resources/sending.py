@@ -8,7 +8,7 @@ from contextlib import suppress
 from .clock import Clock
 from .home import Home
 from .ledger import Attempt, Ledger, Send
-from .providers.protocol import BatchProvider
+from .providers.protocol import BatchProvider, TooLateError
 from .render import write_request_file
 
 
@@ -40,10 +40,6 @@ def upload(ledger: Ledger, provider: BatchProvider, attempt: Attempt) -> tuple[A
     there = now + ahead[1] if ahead else None
     until = now + provider.profile.send_seconds
     return attempt, Send(token, attempt.id, attempt.send_no + 1, now, until, file_id, attempt.rows, there)
-
-
-class TooLateError(Exception):
-    """A create was held up until it was no longer allowed to leave."""
 
 
 def permission(clock: Clock, deadline: float, seconds: float) -> Callable[[], None]:

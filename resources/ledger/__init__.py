@@ -10,7 +10,7 @@ from .connect import Database, default_home
 from .looks import Looks, Snapshot
 from .moments import LEASE_SECONDS, LONGEST_WAIT, has_come
 from .plans import Origin, Plan, PlanId, Plans
-from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState
+from .states import LEGAL, OPEN_ATTEMPTS, AttemptState, PlanState, Tier
 from .upkeep import Upkeep
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "Plans",
     "Send",
     "Snapshot",
+    "Tier",
     "Upkeep",
     "default_home",
     "has_come",

@@ -37,7 +37,7 @@ from .statements import (
     fenced_update,
     only_wanted_by,
 )
-from .states import LEGAL, AttemptState
+from .states import LEGAL, AttemptState, Tier
 
 _T = schema.attempt
 
@@ -78,6 +78,8 @@ class Attempt:
     gone_since: float | None = None
     slow_since: float | None = None
     wire: str = "openai"
+    tier: Tier = Tier.BATCH
+    bytes: int = 0
 
 
 class Attempts:
@@ -386,7 +388,7 @@ def _fenced(c: Connection, attempt: Attempt, values: Mapping[str, Any]) -> Attem
 
 
 def _attempt(row: RowMapping) -> Attempt:
-    columns: dict[str, Any] = {**row, "state": AttemptState(row["state"])}
+    columns: dict[str, Any] = {**row, "state": AttemptState(row["state"]), "tier": Tier(row["tier"])}
     return Attempt(**columns)
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION = "0006"
+SCHEMA_VERSION = "0008"
 """The newest alembic revision; a test compares it with the migrations folder."""
 
 metadata = MetaData()
@@ -123,6 +123,8 @@ attempt = Table(
     Column("wire", String, nullable=False, server_default="openai", comment="how requests and results are written"),
     Column("slow_since", Float, comment="since when looks in a tick run out of time"),
     Column("limit_factor", Integer, nullable=False, server_default="1", comment="times the task's output limit"),
+    Column("tier", String, nullable=False, server_default="batch", comment="batch, or realtime"),
+    Column("bytes", BigInteger, nullable=False, server_default="0", comment="of its requests; 0 where it isn't known"),
 )
 Index("attempt_by_task", attempt.c.task, attempt.c.state)
 Index("attempt_by_state", attempt.c.state, attempt.c.due)

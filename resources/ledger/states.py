@@ -25,6 +25,14 @@ class AttemptState(StrEnum):
     """The provider said a final no; nothing was paid."""
 
 
+class Tier(StrEnum):
+    """How an attempt's requests are asked."""
+
+    BATCH = "batch"
+    REALTIME = "realtime"
+    """One by one, at once: what is too little for a batch."""
+
+
 class PlanState(StrEnum):
     """Where one planned table (or its partitions) stands."""
 

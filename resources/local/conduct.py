@@ -39,6 +39,9 @@ class Conduct:
         good = b"".join(one.line for one in written if one.answer.ok)
         return good, b"".join(one.line for one in written if not one.answer.ok)
 
+    def asked(self, body: Mapping[str, object], answer: Answer) -> None:
+        """A request was answered at once."""
+
     def shown(self, batch: Batch) -> Mapping[str, object]:
         """The batch as its callers see it."""
         return batch_object(batch)

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 from ..clock import Clock
+from .answer import Engine
 from .batch import TERMINAL, Batch, Status, move, parse_window
 from .conduct import Conduct
 from .reading import is_text, read_seconds
 from .store import FILE_SECONDS, Store, StoredFile
-from .wire import RefusalError, clean_text, is_object
+from .wire import Answer, RefusalError, clean_text, is_object
 from .worker import Worker
 
 _MAX_PAIRS = 16
@@ -25,17 +26,23 @@ class Desk:
     Args:
         store: Where they are.
         worker: Who answers them.
-        endpoints: What can be asked.
+        engine: What answers.
         clock: The server's.
         conduct: How batches are shown.
     """
 
-    def __init__(self, store: Store, worker: Worker, endpoints: frozenset[str], clock: Clock, conduct: Conduct) -> None:
+    def __init__(self, store: Store, worker: Worker, engine: Engine, clock: Clock, conduct: Conduct) -> None:
         self._store = store
         self._worker = worker
-        self._endpoints = endpoints
+        self._engine = engine
         self._clock = clock
         self._conduct = conduct
+
+    def ask(self, body: Mapping[str, object], endpoint: str) -> Answer:
+        """Answer a request at once."""
+        (answer,) = self._engine.answer([body], endpoint)
+        self._conduct.asked(body, answer)
+        return answer
 
     def keep(self, content: bytes | BinaryIO, name: str, seconds: int = FILE_SECONDS) -> StoredFile:
         """Store a request file."""
@@ -102,8 +109,8 @@ class Desk:
 
     def _created(self, body: Mapping[str, object]) -> Batch:
         endpoint = body.get("endpoint")
-        if not isinstance(endpoint, str) or endpoint not in self._endpoints:
-            known = ", ".join(sorted(self._endpoints))
+        if not isinstance(endpoint, str) or endpoint not in self._engine.endpoints:
+            known = ", ".join(sorted(self._engine.endpoints))
             raise RefusalError(f"'endpoint' has to be one of {known} on this server.", param="endpoint")
         window = body.get("completion_window")
         seconds = parse_window(window)

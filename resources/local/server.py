@@ -78,7 +78,7 @@ class Parts:
 
     @cached_property
     def desk(self) -> Desk:
-        return Desk(self.store, self.worker, self.engine.endpoints, self.clock, self.conduct)
+        return Desk(self.store, self.worker, self.engine, self.clock, self.conduct)
 
     @cached_property
     def dialect(self) -> Dialect | None:
@@ -125,7 +125,7 @@ def _engine_routes(parts: Parts) -> list[BaseRoute]:
 
     async def realtime(request: Request) -> Response:
         body = await read_json(request)
-        (answer,) = await run_in_threadpool(parts.engine.answer, [body], request.url.path)
+        answer = await run_in_threadpool(parts.desk.ask, body, request.url.path)
         return JSONResponse(answer.body, answer.status)
 
     return [

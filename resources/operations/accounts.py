@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from ..errors import ProviderError, RefusedError
 from ..ledger import AttemptState, Ledger, schema
-from ..providers.openai_shape import TOKEN_KEY
-from ..providers.protocol import Batch, BatchProvider
+from ..providers.protocol import TOKEN_KEY, Batch, BatchProvider
+from ..sides import Sides
 from .examination import Finding, Level
 
 _MARK = 8
@@ -32,14 +32,15 @@ def compare(ledger: Ledger, providers: Mapping[str, BatchProvider], since: float
 
 def _out(ledger: Ledger, llm: str, provider: BatchProvider) -> Iterator[Finding]:
     a = schema.attempt.c
+    sides = Sides({llm: provider}, ledger.home)
     for attempt in ledger.attempts.find(a.state == AttemptState.SUBMITTED, a.llm == llm):
         subject = f"batch {attempt.batch_id}"
-        if attempt.account != provider.account:
+        if not sides.know(attempt):
             wrong = f"is in account {attempt.account}, and resource {llm} speaks to {provider.account}"
             yield Finding(Level.ERROR, subject, wrong, "Its table waits until the resource points back.")
             continue
         try:
-            provider.check(str(attempt.batch_id))
+            sides.of(attempt).check(str(attempt.batch_id))
         except RefusedError as error:
             advice = (
                 "Look for it in the provider's console. Its requests are paid, so they aren't asked again; to give "

@@ -31,6 +31,8 @@ ADVICE: Mapping[str, str] = {
     "after an hour at the latest.",
     "silent run": "If its process is gone, as after a power cut, end it in Dagster's UI and materialize the table "
     "again; nothing that is answered is asked again. Else a day of silence is waited for.",
+    "results expire": "Its results are paid and not fetched. Look why no run collects them (status says what it waits "
+    "for), and run the table again before they are deleted.",
     "stuck batch": "The provider should have ended it by now. Look for the batch in the provider's console and ask "
     "there. Its requests aren't asked again while it is out; to have it cancelled and stop waiting: "
     "dagster-batch-llm cancel TABLE --batches.",

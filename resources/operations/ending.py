@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import InputError
 from ..ledger import Attempt, AttemptState, Ledger, Plan, PlanState, schema
-from ..providers.openai_shape import TOKEN_KEY
-from ..providers.protocol import Batch
+from ..providers.protocol import TOKEN_KEY, Batch
 
 _MESSAGE = "ended by hand (dagster-batch-llm cancel)"
 

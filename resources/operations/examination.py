@@ -77,7 +77,7 @@ def examine(home: Path, clock: Clock | None = None) -> list[Finding]:
 def _disk(home: Path) -> Iterator[Finding]:
     if not home.is_dir():
         return
-    for folder in (home, *(home / name for name in ("answers", "plans", "manifests", "results", "sends"))):
+    for folder in (home, *(home / name for name in ("answers", "plans", "manifests", "results", "sends", "realtime"))):
         if folder.is_dir() and not os.access(folder, os.W_OK | os.X_OK):
             yield Finding(Level.ERROR, str(folder), "can't be written", "Give this user the right to write there.")
     free = shutil.disk_usage(home).free

@@ -20,6 +20,7 @@ from ..home import Home
 from ..late import late_name
 from ..ledger import AnswersFile, Attempt, Ledger, PlanId, PlanState, schema
 from ..providers.protocol import BatchProvider
+from ..sides import Sides
 from .retention import alone
 from .soundness import problem_of_answers, problem_of_manifest
 
@@ -68,7 +69,9 @@ def _rebuilt(ledger: Ledger, providers: Mapping[str, BatchProvider]) -> list[Rep
     for name, file in ledger.upkeep.answers_files():
         if problem_of_answers(home.answers(file.file), file.outcomes) is not None:
             attempt = ledger.attempts.get(name)
-            done.append(_rebuild(ledger, home, attempt, file, providers.get(attempt.llm)))
+            sides = Sides(providers, ledger.home)
+            provider = sides.of(attempt) if sides.know(attempt) else None
+            done.append(_rebuild(ledger, home, attempt, file, provider))
     return done
 
 
@@ -81,7 +84,7 @@ def _rebuild(ledger: Ledger, home: Home, attempt: Attempt, file: AnswersFile, pr
     if _put_back(ledger, home, attempt, file, raw.results(), late=raw.late):
         return Repair(subject, True, "rebuilt from the provider's result files; nothing was paid")
     why = "the provider's result files are not here, or not whole"
-    if provider is not None and provider.account == attempt.account:
+    if provider is not None:
         try:
             fetched = _fetched(raw, provider, ledger.clock.token())
             if _put_back(ledger, home, attempt, file, fetched, late=raw.late):

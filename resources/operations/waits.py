@@ -53,6 +53,26 @@ def overdue(attempts: Sequence[Attempt], now: float, window: float = WINDOW_SECO
     ]
 
 
+def expiring(attempts: Sequence[Attempt], now: float, keeps: float | None) -> list[Attempt]:
+    """The batches that have ended, and whose results their provider is about to delete.
+
+    Args:
+        attempts: In any state.
+        now: Unix seconds.
+        keeps: Seconds after its creation for which a batch's results are kept; None if for good.
+    """
+    if keeps is None:
+        return []
+    margin = min(keeps / 4, 3 * 86_400.0)
+    return [
+        a
+        for a in attempts
+        if a.state is AttemptState.SUBMITTED
+        and a.ended_at is not None
+        and now > (a.submitted_at or a.created_at) + keeps - margin
+    ]
+
+
 def window_end(attempt: Attempt, window: float) -> float:
     """When the provider should end a batch: Unix seconds."""
     return attempt.expires_at or (attempt.submitted_at or attempt.created_at) + window

@@ -33,6 +33,7 @@ ANTHROPIC = Profile(
     max_bytes=250_000_000,
     keeps_seconds=29 * 86_400.0,
     endpoints={"chat": "/v1/messages"},
+    at_once={"chat": "/v1/messages"},
     parameters={
         "chat": Parameters(
             {

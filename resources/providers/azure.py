@@ -7,7 +7,7 @@ from pathlib import Path
 from ..errors import BusyError, RefusedError, UserError
 from .openai import CHAT_PARAMETERS, with_responses
 from .openai_shape import OpenAIShape
-from .profile import About, Certainty, Profile
+from .profile import AT_ONCE, About, Certainty, Profile
 from .protocol import BatchProvider
 from .replies import an_object, path_part
 from .resource import BatchResource, clean_key
@@ -34,6 +34,7 @@ AZURE = Profile(
     ),
     max_rows=100_000,
     expires=False,
+    at_once=AT_ONCE,
     parameters={"chat": CHAT_PARAMETERS, "embedding": Parameters.named(["user"])},
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..errors import UserError
-from .profile import About, Certainty, Profile
+from .profile import AT_ONCE, About, Certainty, Profile
 from .protocol import BatchProvider
 from .resource import BatchResource, clean_key
 
@@ -22,6 +22,7 @@ COMPATIBLE = Profile(
     ),
     max_bytes=100_000_000,
     max_line_bytes=10_000_000,
+    at_once=AT_ONCE,
 )
 
 _A_DAY = 86_400.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from ..errors import UserError
-from .profile import About, Certainty, Profile
+from .profile import AT_ONCE, About, Certainty, Profile
 from .protocol import BatchProvider
 from .resource import BatchResource, clean_key
 
@@ -28,6 +28,7 @@ DOUBLEWORD = Profile(
     max_line_bytes=10_000_000,
     windows=("24h", "1h"),
     expires=False,
+    at_once=AT_ONCE,
 )
 
 

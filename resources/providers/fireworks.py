@@ -12,10 +12,9 @@ from ..file_names import digest
 from ..request import RequestSpec
 from ..visible import visible
 from .http import HttpClient
-from .openai_shape import TOKEN_KEY
 from .over_http import HttpProvider, ends_whole
 from .profile import About, Certainty, Profile
-from .protocol import Batch, BatchProvider, Phase, Problem
+from .protocol import TOKEN_KEY, Batch, BatchProvider, Phase, Problem
 from .replies import an_object, count, mapping, moment, name_of, path_part, row_id_of
 from .resource import BatchResource, clean_key
 from .wires.family import FIREWORKS_WIRE
@@ -40,6 +39,7 @@ FIREWORKS = Profile(
     wire=FIREWORKS_WIRE,
     max_bytes=150_000_000,
     endpoints={"chat": "/v1/chat/completions"},
+    at_once={"chat": "/inference/v1/chat/completions"},
     parameters={
         "chat": Parameters.named(
             (

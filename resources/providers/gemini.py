@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..clock import Clock
 from ..errors import AmbiguousError, ProviderError, RefusedError
 from ..request import Operation, RequestSpec
 from ..visible import visible
 from .http import HttpClient
-from .openai_shape import TOKEN_KEY
 from .over_http import HttpProvider
 from .profile import About, Certainty, Profile
-from .protocol import Batch, BatchProvider, Phase, Problem
+from .protocol import TOKEN_KEY, Batch, BatchProvider, Phase, Problem
 from .replies import an_object, count, loaded, mapping, moment, name_of, path_part
 from .resource import BatchResource, clean_key
 from .wires.google import CHAT_PARAMETERS, EMBEDDING_PARAMETERS, GEMINI_WIRE
@@ -45,6 +44,10 @@ GEMINI = Profile(
     keeps_seconds=42 * 86_400.0,
     keeps_files_seconds=48 * 3600.0,
     endpoints={"chat": "batchGenerateContent", "embedding": "asyncBatchEmbedContent"},
+    at_once={
+        "chat": "/v1beta/models/{model}:generateContent",
+        "embedding": "/v1beta/models/{model}:embedContent",
+    },
     parameters={"chat": CHAT_PARAMETERS, "embedding": EMBEDDING_PARAMETERS},
     poll_seconds=(60.0, 300.0),
 )
@@ -153,6 +156,10 @@ class GeminiJobs(HttpProvider):
         body = {"batch": {"displayName": token, "inputConfig": {field: file_id}}}
         path = f"/{self._version}/models/{model}:{self._profile.endpoints[spec.operation]}"
         return self.parse(self._http.post_once(path, body, still_allowed).body)
+
+    def at_once(self, spec: RequestSpec, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        del spec  # the address names the model
+        return body
 
     def parse(self, body: object) -> Batch:
         operation = an_object(body)

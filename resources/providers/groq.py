@@ -25,6 +25,7 @@ GROQ = Profile(
     max_bytes=100_000_000,
     windows=("24h", "48h", "72h", "96h", "120h", "144h", "7d"),
     endpoints={"chat": "/v1/chat/completions"},
+    at_once={"chat": "/chat/completions"},
     parameters={
         "chat": Parameters.named(
             (

@@ -162,6 +162,39 @@ class HttpClient:
         options = {"content": guarded(), "headers": sent, "extensions": dict(extensions or {})}
         return self._json(self._request("POST", path, **options))
 
+    def ask_once(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        still_allowed: Callable[[], None],
+        *,
+        seconds: float,
+        accepted: Collection[int] = (),
+    ) -> RawReply:
+        """POST JSON exactly once, for an answer that comes at once; it is given as it came, and so are some errors.
+
+        Args:
+            path: Below the address.
+            body: The request.
+            still_allowed: See `post_once`.
+            seconds: For how long a word is waited for.
+            accepted: Statuses that are answers here.
+        """
+        content = json.dumps(body).encode()
+        timeout = httpx.Timeout(seconds, connect=_TIMEOUT.connect)
+        sent = {"Content-Type": "application/json"}
+
+        def ask() -> RawReply:
+            still_allowed()
+            request = self._client.build_request("POST", path, content=content, headers=sent, timeout=timeout)
+            with self._mapped():
+                response = self._client.send(request)
+            if not response.is_success and response.status_code not in accepted:
+                raise self._error(response)
+            return RawReply(response.status_code, dict(response.headers), self._without_key(response.text))
+
+        return self._once(ask)
+
     def answered(self, method: str, path: str, *, accepted: Collection[int] = (), **options: Any) -> RawReply:
         """A request that is safe to repeat, whose reply is looked at as a whole; some errors may be `accepted`."""
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from ..errors import StorageError, UnreachableError
 from ..ledger import default_home
-from .profile import About, Certainty, Profile
+from .profile import AT_ONCE, About, Certainty, Profile
 from .protocol import BatchProvider
 from .resource import BatchResource
 
@@ -31,6 +31,7 @@ LOCAL = Profile(
     listing_lag=0.0,
     answers_late=0.0,
     poll_seconds=(1.0, 5.0),
+    at_once=AT_ONCE,
 )
 
 _ENGINE = "local/all-MiniLM-L6-v2"

@@ -11,9 +11,8 @@ from ..errors import UserError
 from ..request import RequestSpec
 from ..visible import visible
 from .http import HttpClient
-from .openai_shape import TOKEN_KEY
-from .profile import About, Certainty, Profile
-from .protocol import Batch, BatchProvider, Phase, Problem
+from .profile import AT_ONCE, About, Certainty, Profile
+from .protocol import TOKEN_KEY, Batch, BatchProvider, Phase, Problem
 from .replies import an_object, count, id_of, listed, mapping, seconds
 from .resource import BatchResource, clean_key
 from .wires.family import MISTRAL_WIRE
@@ -36,6 +35,7 @@ MISTRAL = Profile(
     max_rows=100_000,
     max_bytes=500_000_000,
     windows=("24h", "168h"),
+    at_once=AT_ONCE,
     parameters={
         "chat": Parameters.named(
             (

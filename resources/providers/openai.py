@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ..errors import UserError
-from .profile import About, Certainty, Profile
+from .profile import AT_ONCE, About, Certainty, Profile
 from .protocol import BatchProvider
 from .resource import BatchResource, clean_key
 from .wires.parameters import Parameters
@@ -37,6 +37,7 @@ OPENAI = Profile(
     ),
     keeps_seconds=30 * 86_400.0,
     endpoints={"chat": "/v1/chat/completions", "embedding": "/v1/embeddings", "moderation": "/v1/moderations"},
+    at_once={**AT_ONCE, "moderation": "/moderations"},
     parameters={"chat": CHAT_PARAMETERS, "embedding": Parameters.named(["user"]), "moderation": Parameters()},
 )
 
@@ -69,7 +70,8 @@ def with_responses(profile: Profile, chat_api: str) -> Profile:
         raise UserError(f"{profile.name}: chat_api is {chat_api!r}; it is 'chat/completions' or 'responses'.")
     endpoints = {**profile.endpoints, "chat": "/v1/responses"}
     parameters = {**profile.parameters, "chat": RESPONSES_PARAMETERS}
-    return replace(profile, wire=RESPONSES_WIRE, endpoints=endpoints, parameters=parameters)
+    at_once = {**profile.at_once, "chat": "/responses"}
+    return replace(profile, wire=RESPONSES_WIRE, endpoints=endpoints, at_once=at_once, parameters=parameters)
 
 
 class OpenAIBatch(BatchResource):

@@ -10,11 +10,9 @@ from ..request import RequestSpec
 from ..visible import visible
 from .http import HttpClient
 from .profile import Profile
-from .protocol import Batch, Phase, Problem
+from .protocol import TOKEN_KEY, Batch, Phase, Problem
 from .replies import an_object, count, id_of, items_of, mapping, moment, seconds
 from .with_files import FilesProvider
-
-TOKEN_KEY = "batch_llm_token"  # noqa: S105 - the metadata key that marks a batch as ours, not a secret
 
 _PHASES = {
     "validating": Phase.QUEUED,

@@ -14,7 +14,7 @@ from .http import HttpClient
 from .inline import InlineProvider
 from .kept import keep
 from .openai_shape import parse_batch
-from .profile import About, Certainty, Profile, Recovery
+from .profile import AT_ONCE, About, Certainty, Profile, Recovery
 from .protocol import Batch, BatchProvider
 from .replies import an_object, listed, mapping, path_part
 from .resource import BatchResource, clean_key
@@ -44,6 +44,7 @@ OPENROUTER = Profile(
     max_rows=5_000,
     expires=False,
     endpoints={"chat": "/v1/chat/completions", "embedding": "/v1/embeddings"},
+    at_once=AT_ONCE,
     parameters={
         "chat": Parameters.named(
             (

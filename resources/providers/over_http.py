@@ -14,10 +14,13 @@ from typing import Any, ClassVar, TypeVar
 from ..clock import Clock, SystemClock
 from ..errors import AmbiguousError, RefusedError
 from ..file_names import digest
-from .http import HttpClient
+from ..request import RequestSpec
+from .http import HttpClient, RawReply
 from .profile import Profile
-from .protocol import Batch, Listing
+from .protocol import Batch, BatchProvider, Listing
+from .realtime import RealtimeSide
 from .replies import listed, mapping, path_part, row_id_of
+from .wires.wire import WRONG_REQUEST
 
 T = TypeVar("T")
 
@@ -179,6 +182,23 @@ class HttpProvider(ABC):
         except (RefusedError, AmbiguousError):  # servers say 400 or 409 of a batch that has ended
             if not self.check(batch_id).phase.ended:
                 raise
+
+    def realtime(self, folder: Path) -> BatchProvider | None:
+        if not self._profile.at_once:
+            return None
+        return RealtimeSide(self._profile, self.ask, account=self._account, folder=folder, clock=self._clock)
+
+    def at_once(self, spec: RequestSpec, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The body of a request that is asked at once, given that in a batch, whose job may name the model instead."""
+        return {"model": spec.model, **body}
+
+    def ask(
+        self, spec: RequestSpec, body: Mapping[str, Any], still_allowed: Callable[[], None], seconds: float
+    ) -> RawReply:
+        """Ask one request at once, exactly once; that it is wrong is an answer, too."""
+        path = self._profile.at_once[spec.operation].format(model=path_part(spec.model.removeprefix("models/")))
+        asked = self.at_once(spec, body)
+        return self._http.ask_once(path, asked, still_allowed, seconds=seconds, accepted=WRONG_REQUEST)
 
     def close(self) -> None:
         self._http.close()

@@ -55,6 +55,9 @@ class About:
     uncertain: tuple[str, ...] = ()
 
 
+AT_ONCE: Mapping[str, str] = {"chat": "/chat/completions", "embedding": "/embeddings"}
+"""Where OpenAI, and whoever speaks as it does, answers a request at once."""
+
 _A_SERVER = About("a server", "its token or its input file, in the whole listing", Certainty.UNVERIFIED, "never")
 
 
@@ -67,9 +70,10 @@ class Profile:
         about: For docs/providers.md.
         wire: How it writes requests and results.
         max_rows: Most requests in one batch.
-        min_rows: Fewest requests in one batch.
+        min_rows: Fewest requests in one batch; fewer are asked one by one, see `at_once`.
         max_bytes: Most bytes in one request file.
         max_line_bytes: Most bytes in one request; a longer row becomes an error row.
+        max_queued_tokens: Most input tokens of one model that may be under way in one account; None if it isn't known.
         max_open: Most batches of one account that may be under way; None if there is no such limit.
         windows: Completion windows the provider takes; the first is the default.
         expires: Whether a batch ends at its window.
@@ -77,6 +81,8 @@ class Profile:
         keeps_files_seconds: How long a request file is kept.
         queue_full_codes: Validation errors that mean "later", not "never".
         endpoints: Operation → the path that answers it; what isn't named has no batches.
+        at_once: Operation → the path, below the address, that answers one request at once; ``{model}`` in it is the
+            task's. Empty if requests can only be asked in batches.
         parameters: Operation → what a task may set; what isn't named takes everything as it is.
         revocable: Whether a create that names a deleted input file is certain to fail.
         listing_lag: Seconds after which a created batch is sure to be listed.
@@ -95,6 +101,7 @@ class Profile:
     min_rows: int = 1
     max_bytes: int = 200_000_000
     max_line_bytes: int = 20_000_000
+    max_queued_tokens: int | None = None
     max_open: int | None = None
     windows: tuple[str, ...] = ("24h",)
     expires: bool = True
@@ -104,6 +111,7 @@ class Profile:
     endpoints: Mapping[str, str] = field(
         default_factory=lambda: {"chat": "/v1/chat/completions", "embedding": "/v1/embeddings"}
     )
+    at_once: Mapping[str, str] = field(default_factory=dict[str, str])
     parameters: Mapping[str, Parameters] = field(default_factory=dict[str, Parameters])
     revocable: bool = False
     listing_lag: float = 120.0

@@ -11,6 +11,8 @@ from typing import Protocol
 from ..request import RequestSpec
 from .profile import Profile
 
+TOKEN_KEY = "batch_llm_token"  # noqa: S105 - the metadata key that marks a batch as ours, not a secret
+
 
 class Phase(StrEnum):
     """Where a batch stands, whatever its provider calls it."""
@@ -60,6 +62,8 @@ class Batch:
     result_files: tuple[str, ...] = ()
     problems: tuple[Problem, ...] = ()
     in_one_file: bool = False
+    note: str | None = None
+    """What a person should know of how it goes."""
 
     @property
     def progress(self) -> dict[str, object]:
@@ -91,6 +95,10 @@ class Listing:
     complete: bool
     started_at: float
     clock_offset: tuple[float, float] | None
+
+
+class TooLateError(Exception):
+    """A request was held up until it was no longer allowed to leave."""
 
 
 class BatchProvider(Protocol):
@@ -161,6 +169,13 @@ class BatchProvider(Protocol):
 
     def delete_file(self, file_id: str) -> None:
         """Delete an uploaded file; one that is gone already is fine."""
+        ...
+
+    def realtime(self, folder: Path) -> BatchProvider | None:
+        """Where the same requests are asked at once, with what becomes of them in a folder; None if there is no such.
+
+        It is closed with this one.
+        """
         ...
 
     def close(self) -> None:

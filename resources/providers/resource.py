@@ -9,6 +9,7 @@ from dataclasses import replace
 import dagster as dg
 
 from ..errors import MissingSecretError, UserError
+from ..request import BYTES_PER_TOKEN
 from .http import HttpClient
 from .openai_shape import OpenAIShape
 from .profile import Profile
@@ -16,9 +17,18 @@ from .protocol import BatchProvider
 
 
 class BatchResource(dg.ConfigurableResource[BatchProvider], ABC):
-    """A Dagster resource that an LLM asset names by its key: ``llm="openai"``."""
+    """A Dagster resource that an LLM asset names by its key: ``llm="openai"``.
+
+    Args:
+        max_rows_per_batch: Cut into smaller batches than the provider's limit.
+        max_open_batches: Have so many batches of the account under way at most; further ones wait.
+        max_queued_tokens: Have so many input tokens of one model under way at most: the limit that your account has in
+            the provider's queue. They are estimated, 4 bytes each. Further batches wait, and none is larger than that.
+    """
 
     max_rows_per_batch: int | None = None
+    max_open_batches: int | None = None
+    max_queued_tokens: int | None = None
 
     @abstractmethod
     def provider(self) -> BatchProvider:
@@ -37,11 +47,18 @@ class BatchResource(dg.ConfigurableResource[BatchProvider], ABC):
         return model
 
     def limited(self, profile: Profile) -> Profile:
-        """The profile with this resource's own, smaller limit."""
-        wanted = self.max_rows_per_batch
-        if wanted is not None and wanted < 1:
-            raise UserError(f"{profile.name}: max_rows_per_batch is {wanted}; a batch has at least one row.")
-        return replace(profile, max_rows=min(profile.max_rows, wanted or profile.max_rows))
+        """The profile with this resource's own, smaller limits."""
+        for name in ("max_rows_per_batch", "max_open_batches", "max_queued_tokens"):
+            wanted: int | None = getattr(self, name)
+            if wanted is not None and wanted < 1:
+                raise UserError(f"{profile.name}: {name} is {wanted}; it is at least 1.")
+        return replace(
+            profile,
+            max_rows=_smaller(profile.max_rows, self.max_rows_per_batch),
+            max_bytes=_smaller(profile.max_bytes, self.max_queued_tokens and self.max_queued_tokens * BYTES_PER_TOKEN),
+            max_open=_smallest(profile.max_open, self.max_open_batches),
+            max_queued_tokens=_smallest(profile.max_queued_tokens, self.max_queued_tokens),
+        )
 
     def client(
         self,
@@ -58,6 +75,14 @@ class BatchResource(dg.ConfigurableResource[BatchProvider], ABC):
         """A client for one address, whose batches belong to that address unless `account` says otherwise."""
         http = HttpClient(name=profile.name, base_url=base_url, api_key=api_key, when_away=when_away, headers=headers)
         return shape(self.limited(profile), http, account=account or base_url.rstrip("/"), window=window)
+
+
+def _smaller(limit: int, wanted: int | None) -> int:
+    return limit if wanted is None else min(limit, wanted)
+
+
+def _smallest(limit: int | None, wanted: int | None) -> int | None:
+    return wanted if limit is None else _smaller(limit, wanted)
 
 
 def clean_key(name: str, key: str, variable: str) -> str:

@@ -37,6 +37,7 @@ TOGETHER = Profile(
     wire=TOGETHER_WIRE,
     max_bytes=100_000_000,
     endpoints={"chat": "/v1/chat/completions"},
+    at_once={"chat": "/chat/completions"},
     parameters={
         "chat": Parameters.named(
             (

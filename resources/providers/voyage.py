@@ -34,6 +34,7 @@ VOYAGE = Profile(
     windows=("12h",),
     keeps_seconds=30 * 86_400.0,
     endpoints={"embedding": "/v1/embeddings"},
+    at_once={"embedding": "/embeddings"},
     parameters={"embedding": Parameters.named(("input_type", "truncation"))},
 )
 
@@ -62,9 +63,14 @@ class VoyageShape(OpenAIShape):
     """`OpenAIShape`, but a job says for all its rows what is asked."""
 
     def asked(self, file_id: str, spec: RequestSpec, token: str) -> Mapping[str, Any]:
+        return {**super().asked(file_id, spec, token), "request_params": self._shared(spec)}
+
+    def at_once(self, spec: RequestSpec, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {**self._shared(spec), **body}
+
+    def _shared(self, spec: RequestSpec) -> Mapping[str, Any]:
         dimensions = {"output_dimension": spec.dimensions} if spec.dimensions else {}
-        params = {"model": spec.model, **dimensions, **self._profile.placed(spec).parameters}
-        return {**super().asked(file_id, spec, token), "request_params": params}
+        return {"model": spec.model, **dimensions, **self._profile.placed(spec).parameters}
 
     def create(self, file_id: str, spec: RequestSpec, token: str, still_allowed: Callable[[], None]) -> Batch:
         try:

@@ -12,9 +12,8 @@ from ..request import RequestSpec
 from ..visible import visible
 from .http import HttpClient
 from .kept import keep
-from .openai_shape import TOKEN_KEY
 from .profile import About, Certainty, Profile
-from .protocol import Batch, BatchProvider, Phase, Problem
+from .protocol import TOKEN_KEY, Batch, BatchProvider, Phase, Problem
 from .replies import an_object, count, id_of, listed, mapping, moment, path_part, row_id_of
 from .resource import BatchResource, clean_key
 from .wires.family import XAI_WIRE
@@ -41,6 +40,7 @@ XAI = Profile(
     max_bytes=100_000_000,
     expires=False,
     endpoints={"chat": "/v1/chat/completions"},
+    at_once={"chat": "/chat/completions"},
     parameters={
         "chat": Parameters.named(
             (

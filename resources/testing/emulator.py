@@ -59,8 +59,18 @@ class Emulator:
         """Stop it; leaving does this."""
         stop_server(self._folder)
 
+    @property
+    def address(self) -> str:
+        """Where it listens, without a path: what a provider's resource has as `base_url`, or begins with."""
+        return f"http://{self._server()[0]}"
+
+    @property
+    def key(self) -> str:
+        """What it takes as an API key."""
+        return self._server()[1]
+
     def resource(self) -> LocalBatch:
-        """The resource that assets name with ``llm=``."""
+        """The resource that assets name with ``llm=``, where it speaks OpenAI's protocol."""
         return LocalBatch(folder=str(self._folder), min_batch_seconds=self._min_batch_seconds)
 
     def script(self, *faults: Fault, seed: int = 0) -> None:

@@ -15,9 +15,8 @@ from typing import Any
 
 from dagster_batch_llm.resources import BatchResource
 from dagster_batch_llm.resources.errors import RefusedError
-from dagster_batch_llm.resources.providers.openai_shape import TOKEN_KEY
 from dagster_batch_llm.resources.providers.profile import Profile
-from dagster_batch_llm.resources.providers.protocol import Batch, BatchProvider, Listing, Phase, Problem
+from dagster_batch_llm.resources.providers.protocol import TOKEN_KEY, Batch, BatchProvider, Listing, Phase, Problem
 from dagster_batch_llm.resources.request import RequestSpec
 
 Rule = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
@@ -252,6 +251,9 @@ class FakeProvider:
 
     def close(self) -> None:
         """Nothing is open."""
+
+    def realtime(self, folder: Path) -> BatchProvider | None:
+        del folder
 
     def has_file(self, file_id: str) -> bool:
         self._server.calls["has_file"] += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -118,14 +119,16 @@ class EmulatedServer:
         place = parts.dialect.place if parts.dialect else None
         self.app = FaultLayer(make_app(parts), self.memory, ahead, parts.admits, place)
         self.seen: list[str] = []
+        self._lock = threading.RLock()
 
     def transport(self) -> httpx.MockTransport:
         return httpx.MockTransport(self.handle)
 
     def handle(self, request: httpx.Request) -> httpx.Response:
-        self.work()
-        self.seen.append(f"{request.method} {request.url.path}")
-        return asyncio.run(self._asked(request))
+        with self._lock:
+            self.work()
+            self.seen.append(f"{request.method} {request.url.path}")
+            return asyncio.run(self._asked(request))
 
     def work(self) -> None:
         for _ in range(1000):

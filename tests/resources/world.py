@@ -12,7 +12,17 @@ import pyarrow.parquet as pq
 from dagster_batch_llm.resources.duck import connect, literal, parquet, rows
 from dagster_batch_llm.resources.errors import ProviderError
 from dagster_batch_llm.resources.home import Home
-from dagster_batch_llm.resources.ledger import Attempt, AttemptId, AttemptState, Ledger, Origin, Plan, PlanId, PlanState
+from dagster_batch_llm.resources.ledger import (
+    Attempt,
+    AttemptId,
+    AttemptState,
+    Ledger,
+    Origin,
+    Plan,
+    PlanId,
+    PlanState,
+    Tier,
+)
 from dagster_batch_llm.resources.ledger.connect import Database
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers.http import HttpClient
@@ -69,6 +79,7 @@ class World:
     profile: Profile = OPENAI
     url: str = ""
     spec: RequestSpec = SPEC
+    tier: Tier = Tier.BATCH
     server: FakeOpenAI = field(init=False)
     ledger: Ledger = field(init=False)
 
@@ -101,23 +112,32 @@ class World:
         """A worker with connections of its own, as another process has them."""
         return BatchMachine(self.opened(), {"llm": self.provider()}, owner)
 
-    def ask(self, prompts: Sequence[str] = PROMPTS, *, name: str = "plan", llm: str = "llm") -> Attempt:
-        """A planned attempt that asks these prompts; a prompt is its own key here."""
-        home = Home(self.folder)
+    def plan(self, prompts: Sequence[str] = PROMPTS, *, name: str = "plan", llm: str = "llm") -> Plan:
+        """A plan of these prompts; a prompt is its own key here."""
         task = self.ledger.looks.declare(self.spec)
         plan = self.ledger.plans.open(a_plan(name, task, llm=llm), Origin("run", (), {}))
-        write_columns(home.requests(plan.id), key=prompts, prompt=prompts, bytes=[len(prompt) for prompt in prompts])
+        path = Home(self.folder).requests(plan.id)
+        write_columns(path, key=prompts, prompt=prompts, bytes=[len(prompt) for prompt in prompts])
+        return plan
+
+    def ask(self, prompts: Sequence[str] = PROMPTS, *, name: str = "plan", llm: str = "llm", size: int = 0) -> Attempt:
+        """A planned attempt that asks these prompts."""
+        home = Home(self.folder)
+        plan = self.plan(prompts, name=name, llm=llm)
+        task = plan.task
         attempt = Attempt(
             id=AttemptId(self.clock.token()),
             state=AttemptState.PLANNED,
             task=task,
             plan=plan.id,
             llm=llm,
-            account="acme",
+            account="realtime:acme" if self.tier is Tier.REALTIME else "acme",
             manifest=f"{name}.parquet",
             rows=len(prompts),
             created_at=self.clock.now(),
             wire=self.profile.wire.name,
+            bytes=size,
+            tier=self.tier,
         )
         write_columns(home.manifest(attempt.manifest), row=range(len(prompts)), key=prompts)
         fence = self.ledger.looks.snapshot(task).fence

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from dagster_batch_llm.resources import lost_creates
-from dagster_batch_llm.resources import machine as machine_module
+from dagster_batch_llm.resources import looking, lost_creates
 from dagster_batch_llm.resources.errors import AmbiguousError, ProviderError, RefusedError, UnreachableError
 from dagster_batch_llm.resources.late import LateArrivals
 from dagster_batch_llm.resources.ledger import Attempt, AttemptState, Ledger, Send
@@ -16,8 +15,8 @@ from dagster_batch_llm.resources.ledger.attempts import Attempts
 from dagster_batch_llm.resources.lost_creates import stop
 from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers import http as http_module
-from dagster_batch_llm.resources.providers.openai_shape import TOKEN_KEY, OpenAIShape
-from dagster_batch_llm.resources.providers.protocol import Batch, Listing
+from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape
+from dagster_batch_llm.resources.providers.protocol import TOKEN_KEY, Batch, Listing
 from sqlalchemy import update
 
 from .broken_rule import Patch, Rule, always, swapped
@@ -193,7 +192,7 @@ def _rejected_is_found(seams: Seams) -> list[Patch]:
 
 
 def _missing_is_gone(seams: Seams) -> list[Patch]:
-    look_at = machine_module.look_at
+    look_at = looking.look_at
 
     def hasty(ledger: Ledger, provider: Any, attempt: Attempt, found: Any) -> dict[str, object]:
         try:
@@ -208,7 +207,7 @@ def _missing_is_gone(seams: Seams) -> list[Patch]:
             pass
         return look_at(ledger, provider, attempt, found)
 
-    return [(machine_module, "look_at", hasty)]
+    return [(looking, "look_at", hasty)]
 
 
 SENDS = (

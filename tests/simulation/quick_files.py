@@ -78,7 +78,8 @@ def missing(
     left = sorted((row for row in asked if row["key"] not in taken), key=lambda row: (factors[row["key"]], row["key"]))
     sizes = np.array([row["bytes"] for row in left], dtype=np.int64)
     attempts: list[Attempt] = []
-    for start, end, factor in _shards(sizes, np.array([factors[row["key"]] for row in left]), provider.profile):
+    factor_of = np.array([factors[row["key"]] for row in left])
+    for start, end, factor, _ in _shards(sizes, factor_of, provider.profile, None):
         attempt = AttemptId(ledger.clock.token())
         name = f"{attempt}.parquet"
         write([{"row": n, "key": row["key"]} for n, row in enumerate(left[start:end])], home.manifest(name))

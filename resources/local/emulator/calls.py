@@ -14,7 +14,7 @@ from typing import Any
 from ..wire import error_body, is_array, is_object, parse_object
 from .fault import Fault
 
-CALLS = ("upload", "create", "get", "list", "cancel", "content", "delete")
+CALLS = ("upload", "create", "get", "list", "cancel", "content", "delete", "ask")
 ANY_CALL = "call"
 _SILENCE_SECONDS = 120.0
 

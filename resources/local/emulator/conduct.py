@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ..batch import Batch, Status, batch_object
 from ..conduct import Conduct, Written
 from ..intake import Checked
+from ..wire import Answer
 from .batches import BATCH_FAULTS, BatchFault, after_the_end
 from .fault import Fault
 from .memory import Billed, Memory, prompt_of, request_hash
@@ -49,6 +51,11 @@ class EmulatedConduct(Conduct):
             for struck in ROW_FAULTS[rule.name](rule, line) if rule else [line]:
                 (bad if struck.failed else good).extend(struck.content)
         return bytes(good), bytes(bad)
+
+    def asked(self, body: Mapping[str, object], answer: Answer) -> None:
+        if answer.ok:
+            name = f"asked_{secrets.token_hex(8)}"
+            self._memory.pay(name, [Billed(name, request_hash(body), prompt_of(body))])
 
     def shown(self, batch: Batch) -> Mapping[str, object]:
         shown: dict[str, Any] = dict(batch_object(batch))

@@ -11,8 +11,8 @@ class Fault:
     """One way in which the emulated provider goes wrong; ``dagster-batch-llm local faults`` lists the known ones.
 
     Args:
-        place: A call (``upload``, ``create``, ``get``, ``list``, ``cancel``, ``content``, ``delete``; ``call`` for
-            each of them), ``batch`` or ``row``.
+        place: A call (``upload``, ``create``, ``get``, ``list``, ``cancel``, ``content``, ``delete``, ``ask``
+            for a request that is answered at once; ``call`` for each of them), ``batch`` or ``row``.
         name: What goes wrong there.
         times: How many calls or batches it strikes; for rows, how many batches in which it strikes the same request,
             so with 1 it is answered properly when it is asked again. No limit if not given.

@@ -37,6 +37,7 @@ _PATHS = (
     ("cancel", "POST", re.compile(r"/v1/batches/[^/]+/cancel")),
     ("content", "GET", re.compile(r"/v1/files/[^/]+/content")),
     ("delete", "DELETE", re.compile(r"/v1/files/[^/]+")),
+    ("ask", "POST", re.compile(r"/v1/(chat/completions|embeddings|responses|moderations)")),
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...request import Operation, RequestSpec
-from .wire import STRANGE, Results, Wire, tokens_sql
+from .wire import STRANGE, Results, Wire, error_of, tokens_sql
 
 DEFAULT_MAX_TOKENS = 4096
 """Anthropic wants a limit in every request; this is ours where a table sets none."""
@@ -48,6 +48,22 @@ def _line(_: str, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"params": body}
 
 
+def _answered(row: str, status: int, body: Any) -> dict[str, Any]:
+    if 200 <= status < 300:
+        return {"custom_id": row, "result": {"type": "succeeded", "message": body}}
+    # Of what kind an error is, its status tells, too, if something in between has answered.
+    kind = {400: "invalid_request_error", 413: "request_too_large", 422: "invalid_request_error"}.get(status)
+    return _errored(row, {**error_of(body), **({"type": kind} if kind else {})})
+
+
+def _failed(row: str, why: str) -> dict[str, Any]:
+    return _errored(row, {"type": "failed", "message": why})
+
+
+def _errored(row: str, error: dict[str, Any]) -> dict[str, Any]:
+    return {"custom_id": row, "result": {"type": "errored", "error": {"type": "error", "error": error}}}
+
+
 def _count(name: str) -> str:
     return f"TRY_CAST(body->>'$.usage.{name}' AS BIGINT)"
 
@@ -57,6 +73,9 @@ ANTHROPIC_WIRE = Wire(
     body=_body,
     holders={Operation.CHAT: "messages"},
     line=_line,
+    inner="params",
+    answered=_answered,
+    failed=_failed,
     results=Results(
         status=f"CASE line->>'$.result.type' WHEN 'succeeded' THEN 200 WHEN 'errored' THEN {_STATUS} END",
         body="line->'$.result.message'",

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...request import Operation, RequestSpec
 from .openai import OPENAI_WIRE
-from .wire import tokens_sql
+from .wire import WRONG_REQUEST, error_of, tokens_sql
 
 
 def _body_only(_: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,9 +76,27 @@ OPENROUTER_WIRE = replace(
 """The job names the model, and is its own results."""
 
 _RESULT = "line->'$.batch_result"
+
+
+def _xai_answered(row: str, status: int, body: Any) -> dict[str, Any]:
+    if status in WRONG_REQUEST:
+        return _xai_line(row, error={**error_of(body), "code": 400})
+    return _xai_line(row, response={"chat_get_completion": body})
+
+
+def _xai_failed(row: str, why: str) -> dict[str, Any]:
+    return _xai_line(row, error={"code": 13, "message": why})
+
+
+def _xai_line(row: str, **result: Any) -> dict[str, Any]:
+    return {"batch_request_id": row, "batch_result": {"response": None, "error": None, **result}}
+
+
 XAI_WIRE = replace(
     OPENAI_WIRE,
     name="xai",
+    answered=_xai_answered,
+    failed=_xai_failed,
     results=replace(
         OPENAI_WIRE.results,
         row_id="batch_request_id",

@@ -14,7 +14,7 @@ from ...duck import literal
 from ...errors import InputError
 from ...request import Operation, RequestSpec
 from .parameters import Parameters, a_list
-from .wire import STRANGE, Results, Wire, tokens_sql
+from .wire import STRANGE, WRONG_REQUEST, Results, Wire, error_of, tokens_sql
 
 _TASKS = {
     "document": "RETRIEVAL_DOCUMENT",
@@ -90,6 +90,16 @@ def _line(_: str, body: Mapping[str, Any]) -> dict[str, Any]:
     return {"request": body}
 
 
+def _answered(row: str, status: int, body: Any) -> dict[str, Any]:
+    if 200 <= status < 300:
+        return {"key": row, "response": body}
+    return {"key": row, "error": {**error_of(body), "code": 400 if status in WRONG_REQUEST else status}}
+
+
+def _failed(row: str, why: str) -> dict[str, Any]:
+    return {"key": row, "error": {"code": 13, "message": why}}
+
+
 def _written(name: str) -> str:
     return f"coalesce(TRY_CAST(body->>'{_USAGE}.{name}' AS BIGINT), 0)"
 
@@ -100,6 +110,9 @@ GEMINI_WIRE = Wire(
     holders={Operation.CHAT: "contents", Operation.EMBEDDING: "content"},
     line=_line,
     row_id="key",
+    inner="request",
+    answered=_answered,
+    failed=_failed,
     results=Results(
         row_id="key",
         # What is 3 to Google, an invalid argument, is 400 to everyone.
@@ -127,6 +140,10 @@ GEMINI_WIRE = Wire(
         ),
     ),
 )
+
+_STATUS_TEXT = "coalesce(line->>'$.status', '')"
+_REPLIED = f"""(json_type(line->'$.response') = 'OBJECT'
+    OR (json_type(line->'$.response') <> 'NULL' AND {_STATUS_TEXT} = ''))"""
 
 
 def _vertex_body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
@@ -158,12 +175,13 @@ VERTEX_WIRE = replace(
     results=replace(
         GEMINI_WIRE.results,
         row_id="custom_id",
-        status="""CASE WHEN line->>'$.status' LIKE 'Bad Request%' THEN 400
-            WHEN coalesce(line->>'$.status', '') <> '' THEN 500
-            WHEN json_type(line->'$.response') <> 'NULL' THEN 200 END""",
-        error="""CASE WHEN line->>'$.status' LIKE 'Cancelled%'
-                THEN json_object('code', 'batch_cancelled', 'message', line->>'$.status')
-            WHEN coalesce(line->>'$.status', '') <> '' THEN json_object('message', line->>'$.status') END""",
+        status=f"""CASE WHEN {_REPLIED} THEN 200
+            WHEN {_STATUS_TEXT} LIKE 'Bad Request%' THEN 400
+            WHEN {_STATUS_TEXT} <> '' THEN 500 END""",
+        error=f"""CASE WHEN {_REPLIED} THEN NULL
+            WHEN {_STATUS_TEXT} LIKE 'Cancelled%'
+                THEN json_object('code', 'batch_cancelled', 'message', {_STATUS_TEXT})
+            WHEN {_STATUS_TEXT} <> '' THEN json_object('message', {_STATUS_TEXT}) END""",
     ),
 )
 """A failed row has a text as its status; what else stands in a request line comes back in the result line."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from ...duck import literal
 from ...errors import InputError
@@ -78,6 +78,21 @@ class Results:
     row_id: str = "custom_id"
 
 
+def error_of(body: object) -> dict[str, Any]:
+    """The error object in a reply; what came instead, as its message."""
+    found = cast("dict[str, object]", body).get("error") if isinstance(body, dict) else None
+    words = str(cast("object", body))[:300]
+    return cast("dict[str, Any]", found) if isinstance(found, dict) else {"message": words}
+
+
+def _answered(row: str, status: int, body: Any) -> dict[str, Any]:
+    return {"custom_id": row, "response": {"status_code": status, "body": body}, "error": None}
+
+
+def _failed(row: str, why: str) -> dict[str, Any]:
+    return {"custom_id": row, "response": None, "error": {"code": "failed", "message": why}}
+
+
 @dataclass(frozen=True)
 class Wire:
     """One API's way to write requests and results.
@@ -89,6 +104,10 @@ class Wire:
         line: The line around a body, but for its id, given the endpoint.
         results: What a result line says.
         row_id: The field of a request line that names its row.
+        inner: The field of a request line that has the body.
+        answered: The result line that says what a request was answered that was asked at once, given its row's id, the
+            HTTP status and the reply.
+        failed: The result line of a request that failed, given its row's id and why.
     """
 
     name: str
@@ -97,6 +116,9 @@ class Wire:
     line: Callable[[str, Mapping[str, Any]], dict[str, Any]]
     results: Results
     row_id: str = "custom_id"
+    inner: str = "body"
+    answered: Callable[[str, int, Any], dict[str, Any]] = _answered
+    failed: Callable[[str, str], dict[str, Any]] = _failed
 
     def line_parts(self, spec: RequestSpec, endpoint: str) -> tuple[str, str, str]:
         """A request line cut at its two variable places: … custom_id … prompt as JSON …; the last part ends the line.

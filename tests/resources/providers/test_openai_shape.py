@@ -12,8 +12,8 @@ import pytest
 from dagster_batch_llm.resources.errors import AmbiguousError, ProviderError, RefusedError, StorageError
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.openai import OPENAI
-from dagster_batch_llm.resources.providers.openai_shape import TOKEN_KEY, OpenAIShape, parse_batch
-from dagster_batch_llm.resources.providers.protocol import Batch, Phase, Problem
+from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape, parse_batch
+from dagster_batch_llm.resources.providers.protocol import TOKEN_KEY, Batch, Phase, Problem
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from openai.types import Batch as TheirBatch
 

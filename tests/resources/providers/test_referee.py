@@ -18,8 +18,8 @@ import pytest
 from dagster_batch_llm.resources.local import LocalServer, ensure_server, stop_server
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.openai import OPENAI
-from dagster_batch_llm.resources.providers.openai_shape import TOKEN_KEY, OpenAIShape, parse_batch
-from dagster_batch_llm.resources.providers.protocol import Batch, Phase
+from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape, parse_batch
+from dagster_batch_llm.resources.providers.protocol import TOKEN_KEY, Batch, Phase
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from ..served import serving

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -11,10 +12,11 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 from dagster_batch_llm.assets import classify_asset
-from dagster_batch_llm.resources import DuckDBTables, InputError, LocalBatch
+from dagster_batch_llm.resources import AnthropicBatch, DuckDBTables, InputError, LocalBatch, StorageError
 from dagster_batch_llm.resources.errors import AmbiguousError, BusyError
 from dagster_batch_llm.resources.local import ensure_server
 from dagster_batch_llm.resources.providers.http import HttpClient
+from dagster_batch_llm.resources.request import Operation, RequestSpec
 from dagster_batch_llm.resources.testing import Emulator, Fault, Faults
 from dagster_batch_llm.resources.testing.fixtures import batch_llm_emulator
 
@@ -115,3 +117,25 @@ def test_what_it_answers_is_not_taken_for_another_engines_answer(tmp_path: Path)
     with Emulator(tmp_path / "one", Faults()) as emulator:
         assert emulator.resource().answering("gpt") == "local/emulator/gpt"
     assert LocalBatch(folder=str(tmp_path / "two")).answering("gpt") == "local/all-MiniLM-L6-v2"
+
+
+def test_it_speaks_another_providers_protocol(tmp_path: Path) -> None:
+    with Emulator(tmp_path / "emulator", Faults(speaks="anthropic")) as emulator:
+        provider = AnthropicBatch(api_key=emulator.key, base_url=emulator.address).provider()
+        path = tmp_path / "rows.jsonl"
+        params = {"model": "m", "max_tokens": 5, "messages": [{"role": "user", "content": "x"}]}
+        path.write_text(json.dumps({"custom_id": "t-0", "params": params}) + "\n")
+        name = provider.upload(path, path.name)
+        batch = provider.create(name, RequestSpec(Operation.CHAT, "m"), "t", lambda: None)
+        while not provider.check(batch.id).phase.ended:
+            pass
+        provider.close()
+        assert emulator.bill().times("x") == 1
+
+
+def test_it_refuses_a_protocol_that_it_does_not_speak(tmp_path: Path) -> None:
+    with (
+        pytest.raises(StorageError, match="The emulator speaks openai, anthropic"),
+        Emulator(tmp_path / "emulator", Faults(speaks="klingon")),
+    ):
+        pass

@@ -34,6 +34,7 @@ class Anthropic(Dialect):
     def calls(self) -> Sequence[Call]:
         batches = "/v1/messages/batches"
         return (
+            Call("ask", "POST", "/v1/messages", self._message),
             Call("create", "POST", batches, self._create),
             Call("list", "GET", batches, self._list),
             Call("content", "GET", f"{batches}/{{batch_id}}/results", self._results),
@@ -56,6 +57,11 @@ class Anthropic(Dialect):
 
     def result(self, told: Told) -> Mapping[str, Any]:
         return {"custom_id": told.row, "result": _result(told)}
+
+    def _message(self, asked: Asked) -> Shown:
+        needed(asked.object, "model", "max_tokens", "messages")
+        told = self.asked({"custom_id": "", "params": asked.object}, CHAT)
+        return _result(told)["message"]
 
     def _create(self, asked: Asked) -> Shown:
         (requests,) = needed(asked.object, "requests")

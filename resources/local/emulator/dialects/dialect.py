@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar
 
 from starlette.concurrency import run_in_threadpool
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
-from ...answer import CHAT
+from ...answer import CHAT, EMBEDDINGS
 from ...batch import Batch
 from ...desk import Desk
 from ...wire import RefusalError, clean_text, dump_line, is_object, parse_object
@@ -191,6 +192,26 @@ class Dialect(ABC):
         return endpoint
 
     # ---- what most of them need ----
+
+    def at_once(self, root: str) -> Sequence[Call]:
+        """OpenAI's calls that are answered at once."""
+        return (
+            Call("ask", "POST", f"{root}/chat/completions", partial(self._ask, CHAT)),
+            Call("ask", "POST", f"{root}/embeddings", partial(self._ask, EMBEDDINGS)),
+        )
+
+    def _ask(self, endpoint: str, asked: Asked) -> Shown:
+        needed(asked.object, "model")
+        return self.asked({"custom_id": "", "body": asked.object}, endpoint).body
+
+    def asked(self, line: Mapping[str, Any], endpoint: str) -> Told:
+        """What a request is answered at once; it is given as a line of a batch."""
+        row, body = self.request(line)
+        answer = self.desk.ask(body, endpoint)
+        told = Told(row, answer.status, answer.body, None)
+        if not told.is_ok:
+            raise RefusalError(told.words, status=answer.status)
+        return told
 
     def stored(self, lines: Iterable[bytes], name: str, endpoint: str = CHAT) -> str:
         """Keep request lines; gives the file's id. A line that is none is kept as it is, for validation to find."""

@@ -30,6 +30,7 @@ class Family(Dialect):
             Call("list", "GET", batches, self._list),
             Call("cancel", "POST", f"{batches}/{{batch_id}}/cancel", self._cancel),
             Call("get", "GET", f"{batches}/{{batch_id}}", self._get),
+            *self.at_once(self.root),
         )
 
     def request(self, line: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -144,6 +145,7 @@ class Mistral(Family):
         jobs = "/v1/batch/jobs"
         return (
             *(call for call in super().calls() if "/files" in call.path),
+            *self.at_once(self.root),
             Call("create", "POST", jobs, self._create),
             Call("list", "GET", jobs, self._list),
             Call("cancel", "POST", f"{jobs}/{{batch_id}}/cancel", self._cancel),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
@@ -77,6 +78,8 @@ class Gemini(Dialect):
             Call("delete", "DELETE", "/{version}/files/{file_id}", self._delete),
             Call("create", "POST", "/{version}/models/{model}:batchGenerateContent", self._create),
             Call("create", "POST", "/{version}/models/{model}:asyncBatchEmbedContent", self._create),
+            Call("ask", "POST", "/{version}/models/{model}:generateContent", partial(self._ask, CHAT)),
+            Call("ask", "POST", "/{version}/models/{model}:embedContent", partial(self._ask, EMBEDDINGS)),
             Call("cancel", "POST", "/{version}/batches/{batch_id}:cancel", self._cancel),
             Call("list", "GET", "/{version}/batches", self._list),
             Call("get", "GET", "/{version}/batches/{batch_id}", self._get),
@@ -129,6 +132,9 @@ class Gemini(Dialect):
     def _content(self, asked: Asked) -> Response:
         shown = self.desk.shown(self.desk.batch(asked.path["file_id"].removeprefix("results-")))
         return self.results(shown)
+
+    def _ask(self, endpoint: str, asked: Asked) -> Shown:
+        return google_reply(self.asked({"key": "", "request": asked.object}, endpoint))
 
     def _create(self, asked: Asked) -> Shown:
         (batch,) = needed(asked.object, "batch")

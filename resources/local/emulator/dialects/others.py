@@ -23,6 +23,7 @@ class Xai(Family):
         batches = "/v1/batches"
         return (
             *(call for call in super().calls() if "/files" in call.path),
+            *self.at_once(self.root),
             Call("create", "POST", batches, self._create),
             Call("list", "GET", batches, self._list),
             Call("cancel", "POST", f"{batches}/{{batch_id}}:cancel", self._cancel),
@@ -98,6 +99,7 @@ class OpenRouter(Dialect):
             Call("create", "POST", batches, self._create),
             Call("list", "GET", batches, self._list),
             Call("get", "GET", f"{batches}/{{batch_id}}", self._get),
+            *self.at_once("/api/v1"),
         )
 
     def request(self, line: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -163,6 +165,7 @@ class Fireworks(Dialect):
             Call("create", "POST", jobs, self._create),
             Call("list", "GET", jobs, self._list),
             Call("get", "GET", f"{jobs}/{{job}}", self._get),
+            *self.at_once("/inference/v1"),
         )
 
     def admits(self, headers: Mapping[str, str], token: str) -> bool:
