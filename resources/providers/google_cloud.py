@@ -16,8 +16,8 @@ from .replies import an_object, listed, mapping, path_part
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 
 
-def credentials_of(service_account: str) -> Any:
-    """Those of a service account's key in JSON, else those that google-auth finds.
+def credentials_of(service_account: str, access_token: str = "") -> Any:
+    """Those of a service account's key in JSON, or a token as it is; else those that google-auth finds.
 
     Raises:
         MissingExtraError: google-auth isn't installed.
@@ -32,6 +32,8 @@ def credentials_of(service_account: str) -> Any:
             raise MissingSecretError(
                 "vertex: service_account isn't the JSON of a service account's key. Nothing was sent."
             ) from error
+    if access_token.strip():
+        return _part("oauth2.credentials").Credentials(token=access_token.strip())
     try:
         found, _ = auth.default(scopes=_SCOPES)
     except errors.GoogleAuthError as error:

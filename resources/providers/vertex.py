@@ -73,6 +73,7 @@ class VertexBatch(BatchResource):
         gcs_folder: Where files go: ``gs://bucket/folder``.
         service_account: ``dg.EnvVar(…)`` of a service account's key in JSON; without it google-auth looks for
             credentials as it always does.
+        access_token: One as ``gcloud auth print-access-token`` gives it, for a try; it ends after an hour.
         max_rows_per_batch: Cut into smaller batches than the provider's limit of 200,000 rows.
         base_url: The API's address, if it isn't the location's.
         gcs_url: The address of the buckets.
@@ -87,6 +88,7 @@ class VertexBatch(BatchResource):
     location: str
     gcs_folder: str
     service_account: str = ""
+    access_token: str = ""
     base_url: str = ""
     gcs_url: str = "https://storage.googleapis.com"
 
@@ -98,7 +100,7 @@ class VertexBatch(BatchResource):
             if not form.fullmatch(value):
                 raise UserError(f"vertex: {name} is {value!r}; write it as {example!r}. Nothing was sent.")
         folder = clean_folder("vertex", "gcs_folder", "gs", self.gcs_folder)
-        sign = Bearer(credentials_of(self.service_account))
+        sign = Bearer(credentials_of(self.service_account, self.access_token))
         host = "aiplatform" if self.location == "global" else f"{self.location}-aiplatform"
         http, files = (
             HttpClient(name="vertex", base_url=url, api_key="", headers={}, auth=sign)

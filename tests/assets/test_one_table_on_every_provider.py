@@ -15,6 +15,8 @@ from dagster_batch_llm.resources import (
     AnthropicBatch,
     AzureOpenAIBatch,
     BatchResource,
+    BedrockBatch,
+    CohereBatch,
     FireworksBatch,
     GeminiBatch,
     GroqBatch,
@@ -22,6 +24,7 @@ from dagster_batch_llm.resources import (
     OpenAIBatch,
     OpenRouterBatch,
     TogetherBatch,
+    VertexBatch,
     VoyageBatch,
     XaiBatch,
 )
@@ -30,7 +33,7 @@ from dagster_batch_llm.resources.local.emulator.dialects import DIALECTS
 from dagster_batch_llm.resources.providers.profile import Profile
 from pydantic import BaseModel
 
-from ..resources.emulated import TOKEN, EmulatedServer, rules
+from ..resources.emulated import ROLE, TOKEN, EmulatedServer, rules
 from ..resources.served import served
 from .conftest import House, rows_asset
 
@@ -39,12 +42,31 @@ RESOURCES: dict[str, Callable[[str], Any]] = {
     "openai-responses": lambda at: OpenAIBatch(api_key=TOKEN, base_url=f"{at}/v1", chat_api="responses"),
     "anthropic": lambda at: AnthropicBatch(api_key=TOKEN, base_url=at),
     "azure": lambda at: AzureOpenAIBatch(api_key=TOKEN, base_url=f"{at}/openai/v1"),
+    "bedrock": lambda at: BedrockBatch(
+        region="us-east-1",
+        role_arn=ROLE,
+        s3_folder="s3://bucket/folder",
+        access_key_id=TOKEN,
+        secret_access_key="secret",
+        min_rows_per_batch=1,
+        base_url=at,
+        s3_url=f"{at}/s3",
+    ),
+    "cohere": lambda at: CohereBatch(api_key=TOKEN, base_url=at),
     "fireworks": lambda at: FireworksBatch(api_key=TOKEN, account_id="acme", base_url=at),
     "gemini": lambda at: GeminiBatch(api_key=TOKEN, base_url=at),
     "groq": lambda at: GroqBatch(api_key=TOKEN, base_url=f"{at}/openai/v1"),
     "mistral": lambda at: MistralBatch(api_key=TOKEN, base_url=f"{at}/v1"),
     "openrouter": lambda at: OpenRouterBatch(api_key=TOKEN, base_url=f"{at}/api/v1"),
     "together": lambda at: TogetherBatch(api_key=TOKEN, base_url=f"{at}/v1"),
+    "vertex": lambda at: VertexBatch(
+        project="my-project",
+        location="us-central1",
+        gcs_folder="gs://bucket/folder",
+        access_token=TOKEN,
+        base_url=at,
+        gcs_url=at,
+    ),
     "voyage": lambda at: VoyageBatch(api_key=TOKEN, base_url=f"{at}/v1"),
     "xai": lambda at: XaiBatch(api_key=TOKEN, base_url=f"{at}/v1"),
 }

@@ -1,7 +1,8 @@
 """A result line of each provider, in the shape that its documentation or its package gives it, and what it says.
 
 None was recorded by us: there is no account here. Shapes: openai 3.57.0, anthropic 2.12.0, google-genai 3.6.1,
-mistralai 3.7.0, together 3.1.1, xai-sdk 1.21.0; ai.google.dev on batches; Voyage's guide; the pages named in the wires.
+mistralai 3.7.0, botocore 1.44.8, cohere 7.3.1, together 3.1.1, xai-sdk 1.21.0; ai.google.dev on batches; Voyage's
+guide; the pages named in the wires.
 """
 
 from __future__ import annotations
@@ -53,6 +54,29 @@ def response(**fields: Any) -> dict[str, Any]:
     reasoning: dict[str, Any] = {"type": "reasoning", "content": [thought]}
     body = {"id": "resp_1", "status": "completed", "output": [reasoning, message], "usage": usage, "error": None}
     return openai({**body, **fields})
+
+
+def record(**fields: Any) -> dict[str, Any]:
+    """A line of Bedrock's output."""
+    return {"recordId": "t-0", "modelInput": {}, **fields}
+
+
+def converse(stop: str = "end_turn") -> dict[str, Any]:
+    thought: dict[str, Any] = {"reasoningContent": {"reasoningText": {"text": "hm"}}}
+    message: dict[str, Any] = {"role": "assistant", "content": [thought, {"text": LABEL}]}
+    usage = {"inputTokens": 8, "outputTokens": 12, "totalTokens": 52, "cacheReadInputTokens": 32}
+    return record(modelOutput={"output": {"message": message}, "stopReason": stop, "usage": usage})
+
+
+def cohere(finish: str = "COMPLETE") -> dict[str, Any]:
+    """A record of Cohere's output, as it is kept."""
+    message = {
+        "role": "assistant",
+        "content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": LABEL}],
+    }
+    usage = {"billed_units": {"input_tokens": 9.0}, "tokens": {"input_tokens": 40.0, "output_tokens": 12.0}}
+    reply = {"id": "r", "finish_reason": finish, "message": message, "usage": {**usage, "cached_tokens": 32.0}}
+    return {"custom_id": "t-0", "response": reply, "error": None}
 
 
 def anthropic(stop: str = "end_turn", **usage: int) -> dict[str, Any]:
@@ -160,6 +184,19 @@ LINES: list[tuple[str, dict[str, Any], Said]] = [
     ("openrouter", {"custom_id": "t-0", "response": chat()}, OK),
     ("openrouter", {"custom_id": "t-0", "response": None, "error": {"code": 500, "message": "no"}}, ("errored", *NONE)),
     ("fireworks", {"custom_id": "t-0", "response": chat()}, OK),
+    ("bedrock", converse(), OK),
+    ("bedrock", converse("max_tokens"), ("truncated", LABEL, 40, 32, 12)),
+    ("bedrock", converse("guardrail_intervened"), ("refused", LABEL, 40, 32, 12)),
+    ("bedrock", converse("content_filtered"), ("refused", LABEL, 40, 32, 12)),
+    ("bedrock", record(error={"errorCode": 400, "errorMessage": "bad request"}), ("refused", *NONE)),
+    ("bedrock", record(error={"errorCode": 503, "errorMessage": "later"}), ("errored", *NONE)),
+    ("bedrock-claude", record(modelOutput=anthropic()["result"]["message"]), OK),
+    ("bedrock-claude", record(modelOutput=anthropic("max_tokens")["result"]["message"]),
+     ("truncated", LABEL, 40, 32, 12)),
+    ("bedrock-claude", record(error={"errorCode": 400, "errorMessage": "bad request"}), ("refused", *NONE)),
+    ("cohere", cohere(), OK),
+    ("cohere", cohere("MAX_TOKENS"), ("truncated", LABEL, 40, 32, 12)),
+    ("cohere", {"custom_id": "t-0", "response": None, "error": {"message": "oops"}}, ("errored", *NONE)),
 ]  # fmt: skip
 
 VECTORS = [

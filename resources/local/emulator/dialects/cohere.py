@@ -9,7 +9,7 @@ from typing import Any
 from starlette.responses import Response
 
 from ...answer import CHAT
-from ...wire import RefusalError
+from ...wire import RefusalError, is_object
 from .dialect import Asked, Call, Dialect, Shown, Told, counts_of, iso, needed, problems_of
 
 _STATES = {
@@ -64,7 +64,11 @@ class Cohere(Dialect):
             {"role": one["role"], "content": "".join(part["text"] for part in one["content"])}
             for one in line["body"]["messages"]
         ]
-        return line["custom_id"], {"model": "the batch's", "messages": messages}
+        body: dict[str, Any] = {"model": "the batch's", "messages": messages}
+        if schema := _schema(messages[0]["content"].rpartition("\n")[2]):
+            # A schema is asked for in words, and a model that follows them is as good as any.
+            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+        return line["custom_id"], body
 
     def result(self, told: Told) -> Mapping[str, Any]:
         if not told.is_ok:
@@ -141,6 +145,15 @@ class Cohere(Dialect):
             "num_failed_records": counts["failed"] if shown["status"] == "completed" else 0,
             "status_reason": "; ".join(problems_of(shown)) or None,
         }
+
+
+def _schema(text: str) -> Any:
+    """A JSON schema in a text; None if it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if is_object(found) and "properties" in found else None
 
 
 def _reply(told: Told, choice: Mapping[str, Any]) -> Mapping[str, Any]:
