@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..clock import Clock
 from ..errors import AmbiguousError, RefusedError, UserError
@@ -50,10 +50,17 @@ BEDROCK = Profile(
     max_bytes=1_000_000_000,
     windows=("24h",),
     endpoints={"chat": "Converse"},
+    at_once={"chat": "/model/{model}/converse"},
     parameters={"chat": CONVERSE_PARAMETERS},
     poll_seconds=(60.0, 300.0),
 )
-_CLAUDE = replace(BEDROCK, wire=CLAUDE_WIRE, endpoints={"chat": "InvokeModel"}, parameters={"chat": CLAUDE_PARAMETERS})
+_CLAUDE = replace(
+    BEDROCK,
+    wire=CLAUDE_WIRE,
+    endpoints={"chat": "InvokeModel"},
+    at_once={"chat": "/model/{model}/invoke"},
+    parameters={"chat": CLAUDE_PARAMETERS},
+)
 INVOCATIONS: Mapping[str, Profile] = {"Converse": BEDROCK, "InvokeModel": _CLAUDE}
 """How a model is asked → the facts."""
 
@@ -92,6 +99,7 @@ class BedrockBatch(BatchResource):
         max_rows_per_batch: Cut into smaller batches than the provider's limit of 50,000 rows.
         base_url: The API's address, if it isn't the region's.
         s3_url: The address of the buckets, if it isn't the region's.
+        runtime_url: Where fewer requests than a job's least are asked one by one, if it isn't the region's.
 
     Raises:
         MissingExtraError: botocore isn't installed.
@@ -111,6 +119,7 @@ class BedrockBatch(BatchResource):
     min_rows_per_batch: int = 100
     base_url: str = ""
     s3_url: str = ""
+    runtime_url: str = ""
 
     def provider(self) -> BatchProvider:
         owner = self._checked()
@@ -118,9 +127,10 @@ class BedrockBatch(BatchResource):
         found = credentials_of(self.access_key_id, self.secret_access_key, self.session_token, self.aws_profile)
         api = self.base_url or f"https://bedrock.{self.region}.amazonaws.com"
         s3 = self.s3_url or f"https://s3.{self.region}.amazonaws.com"
-        http, files = (
+        direct = self.runtime_url or f"https://bedrock-runtime.{self.region}.amazonaws.com"
+        http, files, runtime = (
             HttpClient(name="bedrock", base_url=url, api_key="", headers={}, auth=Signer(service, self.region, found))
-            for service, url in (("bedrock", api), ("s3", s3))
+            for service, url in (("bedrock", api), ("s3", s3), ("bedrock", direct))
         )
         facts = replace(
             self.limited(INVOCATIONS[self.invocation]),
@@ -129,7 +139,8 @@ class BedrockBatch(BatchResource):
         )
         # The role says which account it is: credentials of another one can't pass it on.
         account = f"{owner}/{self.region}"
-        return BedrockJobs(facts, http, bucket=S3(files), folder=folder, account=account, role=self.role_arn)
+        bucket, role = S3(files), self.role_arn
+        return BedrockJobs(facts, http, bucket=bucket, folder=folder, account=account, role=role, runtime=runtime)
 
     def _checked(self) -> str:
         """The account's number."""
@@ -180,10 +191,16 @@ class BedrockJobs(BucketProvider):
         folder: str,
         account: str,
         role: str,
+        runtime: HttpClient | None = None,
         clock: Clock | None = None,
     ) -> None:
         super().__init__(profile, http, bucket=bucket, folder=folder, account=account, clock=clock)
         self._role = role
+        self._direct = runtime or http
+
+    def at_once(self, spec: RequestSpec, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        del spec  # the address names the model
+        return body
 
     def at(self, batch_id: str) -> str:
         return f"/model-invocation-job/{path_part(batch_id)}"

@@ -46,6 +46,7 @@ COHERE = Profile(
     expires=False,
     keeps_seconds=30 * 86_400.0,
     endpoints={"chat": "batch-chat-v2-input"},
+    at_once={"chat": "/v2/chat"},
     parameters={"chat": CHAT_PARAMETERS},
     poll_seconds=(30.0, 300.0),
 )

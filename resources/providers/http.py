@@ -184,7 +184,9 @@ class HttpClient:
 
         def ask() -> RawReply:
             still_allowed()
-            request = self._client.build_request("POST", path, content=content, headers=sent, timeout=timeout)
+            request = self._client.build_request(
+                "POST", path, content=content, headers=sent, timeout=timeout, extensions={"content": content}
+            )
             with self._mapped():
                 response = self._client.send(request)
             if not response.is_success and response.status_code not in accepted:

@@ -61,6 +61,8 @@ class HttpProvider(ABC):
         self._http = http
         self._store = http
         """Where result files are had from; a bucket is at another address."""
+        self._direct = http
+        """Where requests are asked at once."""
         self._account = account
         self._clock = clock or SystemClock()
 
@@ -196,13 +198,16 @@ class HttpProvider(ABC):
         self, spec: RequestSpec, body: Mapping[str, Any], still_allowed: Callable[[], None], seconds: float
     ) -> RawReply:
         """Ask one request at once, exactly once; that it is wrong is an answer, too."""
-        path = self._profile.at_once[spec.operation].format(model=path_part(spec.model.removeprefix("models/")))
         asked = self.at_once(spec, body)
-        return self._http.ask_once(path, asked, still_allowed, seconds=seconds, accepted=WRONG_REQUEST)
+        return self._direct.ask_once(self.asked_at(spec), asked, still_allowed, seconds=seconds, accepted=WRONG_REQUEST)
+
+    def asked_at(self, spec: RequestSpec) -> str:
+        """The path at which a request is asked at once."""
+        return self._profile.at_once[spec.operation].format(model=path_part(spec.model.removeprefix("models/")))
 
     def close(self) -> None:
-        self._http.close()
-        self._store.close()
+        for client in {self._http, self._store, self._direct}:
+            client.close()
 
 
 def _reaches_past(batches: Sequence[Batch], oldest: float) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..clock import Clock
 from ..errors import UserError
@@ -43,6 +43,7 @@ VERTEX = Profile(
     max_bytes=1_000_000_000,
     windows=("96h",),
     endpoints={"chat": "generateContent"},
+    at_once={"chat": "publishers/google/models/{model}:generateContent"},
     parameters={"chat": CHAT_PARAMETERS},
     poll_seconds=(60.0, 300.0),
 )
@@ -136,7 +137,15 @@ class VertexJobs(BucketProvider):
         clock: Clock | None = None,
     ) -> None:
         super().__init__(profile, http, bucket=bucket, folder=folder, account=account, clock=clock)
+        self._place = place
         self.batches = f"/v1/{place}/batchPredictionJobs"
+
+    def at_once(self, spec: RequestSpec, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        del spec  # the address names the model
+        return body
+
+    def asked_at(self, spec: RequestSpec) -> str:
+        return f"/v1/{self._place}/{super().asked_at(spec)}"
 
     def create(self, file_id: str, spec: RequestSpec, token: str, still_allowed: Callable[[], None]) -> Batch:
         model = spec.model.removeprefix("models/")

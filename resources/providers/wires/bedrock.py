@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...request import Operation, RequestSpec
 from .anthropic import ANTHROPIC_WIRE
 from .parameters import Parameters, a_list
-from .wire import STRANGE, Results, Wire, tokens_sql
+from .wire import STRANGE, Results, Wire, error_of, tokens_sql
 
 CONVERSE_PARAMETERS = Parameters(
     {
@@ -83,12 +83,25 @@ def _claude_body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
     return {"anthropic_version": "bedrock-2023-05-31", **system, **tool, **body}
 
 
+def _answered(row: str, status: int, body: Any) -> dict[str, Any]:
+    if 200 <= status < 300:
+        return {"recordId": row, "modelOutput": body}
+    return {"recordId": row, "error": {"errorCode": status, "errorMessage": error_of(body).get("message")}}
+
+
+def _failed(row: str, why: str) -> dict[str, Any]:
+    return {"recordId": row, "error": {"errorCode": 500, "errorMessage": why}}
+
+
 CONVERSE_WIRE = Wire(
     name="bedrock",
     body=_converse_body,
     holders={Operation.CHAT: "messages"},
     line=_line,
     row_id="recordId",
+    inner="modelInput",
+    answered=_answered,
+    failed=_failed,
     results=Results(
         row_id="recordId",
         status=f"""CASE WHEN json_type({_BODY}) <> 'NULL' THEN 200

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...request import Operation, RequestSpec
 from .parameters import Parameters
-from .wire import STRANGE, Results, Wire, tokens_sql
+from .wire import STRANGE, Results, Wire, error_of, tokens_sql
 
 # There is neither a response_format nor a stop sequence among the fields that a batch's dataset takes.
 CHAT_PARAMETERS = Parameters.named(
@@ -58,11 +58,24 @@ def _count(name: str) -> str:
     return f"round(TRY_CAST(coalesce(body->>'$.usage.tokens.{name}', body->>'$.usage.billed_units.{name}') AS DOUBLE))"
 
 
+def _answered(row: str, status: int, body: Any) -> dict[str, Any]:
+    if 200 <= status < 300:
+        return {"custom_id": row, "response": body}
+    error = {"message": error_of(body).get("message"), "status_code": status}
+    return {"custom_id": row, "response": None, "error": error}
+
+
+def _failed(row: str, why: str) -> dict[str, Any]:
+    return {"custom_id": row, "response": None, "error": {"message": why, "status_code": 500}}
+
+
 COHERE_WIRE = Wire(
     name="cohere",
     body=_body,
     holders={Operation.CHAT: "messages"},
     line=_line,
+    answered=_answered,
+    failed=_failed,
     results=Results(
         status=f"""CASE WHEN json_type(line->'$.response') <> 'NULL' THEN 200
             ELSE TRY_CAST({_ERROR}->>'$.status_code' AS INTEGER) END""",

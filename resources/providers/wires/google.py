@@ -167,11 +167,24 @@ def _reserved(value: object) -> str | None:
     return first or _reserved(list(fields.values()))
 
 
+def _vertex_answered(row: str, status: int, body: Any) -> dict[str, Any]:
+    if 200 <= status < 300:
+        return {"custom_id": row, "status": "", "response": body}
+    kind = "Bad Request" if status in WRONG_REQUEST else f"Error {status}"
+    return {"custom_id": row, "status": f"{kind}: {error_of(body).get('message')}"}
+
+
+def _vertex_failed(row: str, why: str) -> dict[str, Any]:
+    return {"custom_id": row, "status": f"Error: {why}"}
+
+
 VERTEX_WIRE = replace(
     GEMINI_WIRE,
     name="vertex",
     row_id="custom_id",
     body=_vertex_body,
+    answered=_vertex_answered,
+    failed=_vertex_failed,
     results=replace(
         GEMINI_WIRE.results,
         row_id="custom_id",

@@ -81,8 +81,10 @@ class Results:
 def error_of(body: object) -> dict[str, Any]:
     """The error object in a reply; what came instead, as its message."""
     found = cast("dict[str, object]", body).get("error") if isinstance(body, dict) else None
-    words = str(cast("object", body))[:300]
-    return cast("dict[str, Any]", found) if isinstance(found, dict) else {"message": words}
+    if isinstance(found, dict):
+        return cast("dict[str, Any]", found)
+    said = cast("dict[str, object]", body).get("message") if isinstance(body, dict) else None
+    return {"message": str(cast("object", body) if said is None else said)[:300]}
 
 
 def _answered(row: str, status: int, body: Any) -> dict[str, Any]:

@@ -169,7 +169,7 @@ LINES: list[tuple[str, dict[str, Any], Said]] = [
     ("gemini", {"key": "t-0", "error": {"code": 13, "message": "oops"}}, ("errored", *NONE)),
     ("vertex", vertex(), OK),
     ("vertex", vertex(response=None, status='Bad Request: {"error": 1}'), ("refused", *NONE)),
-    ("vertex", vertex(response={}, status="Internal: oops"), ("errored", *NONE)),
+    ("vertex", vertex(response=None, status="Internal: oops"), ("errored", *NONE)),
     ("mistral", {"custom_id": "t-0", "response": {"status_code": 200, "body": chat()}}, OK),
     ("mistral", {"custom_id": "t-0", "response": {"status_code": 200, "body": chat("a", "model_length")}},
      ("truncated", "a", 40, 32, 12)),

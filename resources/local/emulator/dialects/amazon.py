@@ -53,6 +53,8 @@ class Bedrock(Dialect):
             Call("content", "GET", thing, self._content),
             Call("delete", "DELETE", thing, self._delete),
             Call("", "GET", "/s3/{bucket}", self._objects_of),
+            Call("ask", "POST", "/model/{model}/converse", self._at_once),
+            Call("ask", "POST", "/model/{model}/invoke", self._at_once),
         )
 
     def admits(self, headers: Mapping[str, str], token: str) -> bool:
@@ -87,6 +89,11 @@ class Bedrock(Dialect):
         """A row whose turn never came has no line."""
         never = (b'"batch_expired"', b'"batch_cancelled"')
         return b"" if any(code in line for code in never) else super().line(line)
+
+    def _at_once(self, asked: Asked) -> Shown:
+        told = self.asked({"recordId": "", "modelInput": asked.object}, CHAT)
+        output: Shown = self.result(told)["modelOutput"]
+        return output
 
     # ---- jobs ----
 

@@ -50,6 +50,7 @@ class Cohere(Dialect):
             Call("list", "GET", batches, self._list),
             Call("cancel", "POST", f"{batches}/{{batch_id}}:cancel", self._cancel),
             Call("get", "GET", f"{batches}/{{batch_id}}", self._get),
+            Call("ask", "POST", "/v2/chat", self._at_once),
         )
 
     def admits(self, headers: Mapping[str, str], token: str) -> bool:
@@ -75,6 +76,11 @@ class Cohere(Dialect):
             return {"custom_id": told.row, "error": {"message": told.words, "status_code": told.status or 500}}
         reply = told.body if told.choice is None else _reply(told, told.choice)
         return {"custom_id": told.row, "response": reply}
+
+    def _at_once(self, asked: Asked) -> Shown:
+        needed(asked.object, "model")
+        reply: Shown = self.result(self.asked({"custom_id": "", "body": asked.object}, CHAT))["response"]
+        return reply
 
     def _upload(self, asked: Asked) -> Shown:
         content = asked.form.get("data")

@@ -36,7 +36,8 @@ class Vertex(Dialect):
         self._objects: dict[str, str] = {}
 
     def calls(self) -> Sequence[Call]:
-        jobs = "/v1/projects/{project}/locations/{location}/batchPredictionJobs"
+        place = "/v1/projects/{project}/locations/{location}"
+        jobs = f"{place}/batchPredictionJobs"
         bucket, thing = "/storage/v1/b/{bucket}/o", "/storage/v1/b/{bucket}/o/{key:path}"
         return (
             Call("create", "POST", jobs, self._create),
@@ -47,6 +48,7 @@ class Vertex(Dialect):
             Call("content", "GET", thing, self._thing),
             Call("delete", "DELETE", thing, self._delete),
             Call("", "GET", bucket, self._things),
+            Call("ask", "POST", f"{place}/publishers/google/models/{{model}}:generateContent", self._at_once),
         )
 
     def request(self, line: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -61,6 +63,10 @@ class Vertex(Dialect):
         left = told.code in ("batch_expired", "batch_cancelled")
         kind = "Cancelled" if left else "Bad Request" if told.status == 400 else "Internal Error"
         return {**row, "status": f"{kind}: {told.words}"}
+
+    def _at_once(self, asked: Asked) -> Shown:
+        reply: Shown = google_reply(self.asked({"custom_id": "", "request": asked.object}, CHAT))
+        return reply
 
     # ---- jobs ----
 
