@@ -141,10 +141,6 @@ GEMINI_WIRE = Wire(
     ),
 )
 
-_STATUS_TEXT = "coalesce(line->>'$.status', '')"
-_REPLIED = f"""(json_type(line->'$.response') = 'OBJECT'
-    OR (json_type(line->'$.response') <> 'NULL' AND {_STATUS_TEXT} = ''))"""
-
 
 def _vertex_body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
     body = _body(spec, prompt)
@@ -188,13 +184,12 @@ VERTEX_WIRE = replace(
     results=replace(
         GEMINI_WIRE.results,
         row_id="custom_id",
-        status=f"""CASE WHEN {_REPLIED} THEN 200
-            WHEN {_STATUS_TEXT} LIKE 'Bad Request%' THEN 400
-            WHEN {_STATUS_TEXT} <> '' THEN 500 END""",
-        error=f"""CASE WHEN {_REPLIED} THEN NULL
-            WHEN {_STATUS_TEXT} LIKE 'Cancelled%'
-                THEN json_object('code', 'batch_cancelled', 'message', {_STATUS_TEXT})
-            WHEN {_STATUS_TEXT} <> '' THEN json_object('message', {_STATUS_TEXT}) END""",
+        status="""CASE WHEN line->>'$.status' LIKE 'Bad Request%' THEN 400
+            WHEN coalesce(line->>'$.status', '') <> '' THEN 500
+            WHEN json_type(line->'$.response') <> 'NULL' THEN 200 END""",
+        error="""CASE WHEN line->>'$.status' LIKE 'Cancelled%'
+                THEN json_object('code', 'batch_cancelled', 'message', line->>'$.status')
+            WHEN coalesce(line->>'$.status', '') <> '' THEN json_object('message', line->>'$.status') END""",
     ),
 )
 """A failed row has a text as its status; what else stands in a request line comes back in the result line."""
