@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import re
 import zlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ import stamina
 
 from ..clock import Clock, SystemClock
 from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, UnreachableError, UserError
-from .http_words import clock_offset, paired, quoted, retry_after, words_of
+from .http_words import clock_offset, host_of, paired, quoted, retry_after, words_of
 from .kept import keep
 
 _REFUSALS = {400, 401, 402, 403, 404, 405, 410, 413, 422}
@@ -98,7 +97,7 @@ class HttpClient:
         when_away: Callable[[], str | None] | None = None,
         auth: Callable[[Request], Request] | None = None,
     ) -> None:
-        host = _host(base_url)
+        host = host_of(base_url)
         if host is None:
             raise UserError(f"{name}: base_url {base_url!r} is not an address; write it as https://host/v1")
         self._name = name
@@ -390,17 +389,6 @@ def _bearer(key: str) -> dict[str, str]:
 
 def _in_haste(error: Exception) -> bool:
     return isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout) and not math.isinf(_UNTIL.get())
-
-
-def _host(base_url: str) -> str | None:
-    """The host of an address that can be asked; None if it can't be one."""
-    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", base_url):
-        return None
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL:
-        return None
-    return url.host if url.host and (url.port or 0) < 65536 else None
 
 
 def _pause(error: Exception) -> bool | float:

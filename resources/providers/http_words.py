@@ -92,3 +92,14 @@ def clock_offset(date: str | None, sent: float, received: float) -> tuple[float,
     if there is None:
         return None
     return there - received, there + 1.0 - sent  # the header is cut to whole seconds
+
+
+def host_of(base_url: str) -> str | None:
+    """The host of an address that can be asked; None if it can't be one."""
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", base_url):
+        return None
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        return None
+    return url.host if url.host and (url.port or 0) < 65536 else None
