@@ -18,7 +18,7 @@ import stamina
 
 from ..clock import Clock, SystemClock
 from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, UnreachableError, UserError
-from .http_words import clock_offset, host_of, paired, quoted, retry_after, words_of
+from .http_words import clock_offset, host_of, paired, pause_after, quoted, retry_after, words_of
 from .kept import keep
 
 _REFUSALS = {400, 401, 402, 403, 404, 405, 410, 413, 422}
@@ -28,7 +28,6 @@ _BUSY_CODES = {"ServiceQuotaExceededException", "ThrottlingException"}
 """What AWS says with status 400 of a full queue."""
 _TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 _HURRIED_SECONDS = 20.0
-_MAX_RETRY_AFTER = 120.0
 _LONGEST_LINE = 64 * 1024 * 1024
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -364,7 +363,7 @@ class HttpClient:
     def _patiently(self, call: Callable[[], T]) -> T:
         self._timeout()  # without time, nothing is begun: no server is brought back either
         attempts = self._attempts if math.isinf(_UNTIL.get()) else 1
-        for attempt in stamina.retry_context(on=_pause, attempts=attempts, timeout=None, wait_max=20.0):
+        for attempt in stamina.retry_context(on=pause_after, attempts=attempts, timeout=None, wait_max=20.0):
             with attempt:
                 return self._once(call)
         raise AssertionError("stamina returns or raises")
@@ -389,12 +388,3 @@ def _bearer(key: str) -> dict[str, str]:
 
 def _in_haste(error: Exception) -> bool:
     return isinstance(error, httpx.ReadTimeout | httpx.WriteTimeout) and not math.isinf(_UNTIL.get())
-
-
-def _pause(error: Exception) -> bool | float:
-    """Whether to repeat a request that is safe to repeat, and after how many seconds if the server said so."""
-    if not isinstance(error, BusyError | AmbiguousError | UnreachableError):
-        return False
-    if error.retry_after is None:
-        return True
-    return error.retry_after if error.retry_after <= _MAX_RETRY_AFTER else False

@@ -11,7 +11,10 @@ from typing import Any, cast
 
 import httpx
 
+from ..errors import AmbiguousError, BusyError, UnreachableError
+
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+_MAX_RETRY_AFTER = 120.0
 _DELAY = re.compile(r'"retryDelay":\s*"([0-9]{1,6}(?:\.[0-9]+)?)s"')
 """`google.rpc.RetryInfo` in an error's details."""
 
@@ -103,3 +106,12 @@ def host_of(base_url: str) -> str | None:
     except httpx.InvalidURL:
         return None
     return url.host if url.host and (url.port or 0) < 65536 else None
+
+
+def pause_after(error: Exception) -> bool | float:
+    """Whether to repeat a request that is safe to repeat, and after how many seconds if the server said so."""
+    if not isinstance(error, BusyError | AmbiguousError | UnreachableError):
+        return False
+    if error.retry_after is None:
+        return True
+    return error.retry_after if error.retry_after <= _MAX_RETRY_AFTER else False
