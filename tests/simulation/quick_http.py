@@ -81,6 +81,7 @@ def build_request(
     files: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
     timeout: object = None,
+    extensions: object = None,
 ) -> Request:
     """Stands in for `httpx.Client.build_request`."""
     address = Address(f"/v1{path}", {name: str(value) for name, value in (params or {}).items()})
