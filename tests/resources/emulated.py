@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -203,9 +203,11 @@ class EmulatedWorld(World):
             auth=spoken.auth,
         )
 
-    def converge(self, *, within: float = 4 * 3600.0, step: float = 15.0) -> AttemptState:
+    def converge(
+        self, prompts: Sequence[str] = PROMPTS, *, within: float = 4 * 3600.0, step: float = 15.0
+    ) -> AttemptState:
         """Ask once, and let two workers in turn do what runs do, until it is through or the time is up."""
-        attempt = self.ask()
+        attempt = self.ask(prompts)
         workers = [self.machine("first"), self.machine("second")]
         until = self.clock.now() + within
         for turn in range(100_000):
