@@ -92,7 +92,7 @@ def echo(status: int, *, html: bool = False, **headers: str) -> Reply:
 def canary(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CANARY_KEY", CANARY)
     # What a server says is repeated without waiting.
-    monkeypatch.setattr("dagster_batch_llm.resources.providers.http._pause", never)
+    monkeypatch.setattr("dagster_batch_llm.resources.providers.http.pause_after", never)
 
 
 def never(error: Exception) -> bool:

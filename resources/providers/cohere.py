@@ -21,7 +21,7 @@ from .profile import About, Certainty, Profile
 from .protocol import Batch, BatchProvider, Phase, Problem
 from .replies import an_object, count, id_of, listed, loaded, mapping, moment, path_part
 from .resource import BatchResource, clean_key
-from .wires.cohere import CHAT_PARAMETERS, COHERE_WIRE
+from .wires.cohere import CHAT_PARAMETERS, COHERE_WIRE, EMBEDDING_PARAMETERS
 
 # Datasets, batches and their statuses: the cohere Python package 7.3.1, read 2026-11-25. Bytes of a dataset (1.5 GB)
 # and its 30 days: docs.cohere.com's page on datasets, read 2026-11-24. How many rows it may have is written nowhere.
@@ -37,6 +37,7 @@ COHERE = Profile(
             "rows per batch",
             "how long a batch may take",
             "the fields of a result record: two kinds are read",
+            "the lines and results of embeddings, which are those that are asked at once",
             "whether a batch that was cancelled keeps what it had answered",
         ),
     ),
@@ -45,9 +46,9 @@ COHERE = Profile(
     max_bytes=1_000_000_000,
     expires=False,
     keeps_seconds=30 * 86_400.0,
-    endpoints={"chat": "batch-chat-v2-input"},
-    at_once={"chat": "/v2/chat"},
-    parameters={"chat": CHAT_PARAMETERS},
+    endpoints={"chat": "batch-chat-v2-input", "embedding": "batch-embed-v2-input"},
+    at_once={"chat": "/v2/chat", "embedding": "/v2/embed"},
+    parameters={"chat": CHAT_PARAMETERS, "embedding": EMBEDDING_PARAMETERS},
     poll_seconds=(30.0, 300.0),
 )
 
@@ -63,7 +64,7 @@ _LOOKS, _LOOK_SECONDS = 12, 5.0
 
 
 class CohereBatch(BatchResource):
-    """Cohere's chat models.
+    """Cohere's models for chat and embeddings.
 
     Args:
         api_key: ``dg.EnvVar("CO_API_KEY")``; it goes nowhere but to `base_url`.
@@ -102,7 +103,9 @@ class CohereBatches(HttpProvider):
         return f"/v1/datasets/{path_part(file)}"
 
     def upload(self, path: Path, filename: str) -> str:
-        asked = {"name": filename, "type": self._profile.endpoints["chat"], "keep_fields": "custom_id"}
+        with path.open("rb") as lines:  # what they ask for shows in the first one
+            kind = "embedding" if b'"texts"' in lines.readline() else "chat"
+        asked = {"name": filename, "type": self._profile.endpoints[kind], "keep_fields": "custom_id"}
         reply = self._http.upload(f"/v1/datasets?{urlencode(asked)}", {}, path, filename, part="data")
         dataset = id_of(an_object(reply.body))
         for _ in range(_LOOKS):

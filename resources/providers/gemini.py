@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..clock import Clock
-from ..errors import AmbiguousError, ProviderError, RefusedError
+from ..errors import ProviderError, RefusedError
 from ..request import Operation, RequestSpec
 from ..visible import visible
 from .http import HttpClient
 from .over_http import HttpProvider
 from .profile import About, Certainty, Profile
 from .protocol import TOKEN_KEY, Batch, BatchProvider, Phase, Problem
-from .replies import an_object, count, loaded, mapping, moment, name_of, path_part
+from .replies import an_object, count, loaded, mapping, moment, name_of, no_address, path_part
 from .resource import BatchResource, clean_key
 from .wires.google import CHAT_PARAMETERS, EMBEDDING_PARAMETERS, GEMINI_WIRE
 
@@ -141,7 +141,7 @@ class GeminiJobs(HttpProvider):
         started = self._http.answered("POST", f"/upload/{self._version}/files", json=about, headers=headers)
         address = started.headers.get("x-goog-upload-url")
         if not address:
-            raise AmbiguousError("gemini: the reply to an upload names no address for the file.")
+            raise no_address("gemini", started.text)
         sent = {"X-Goog-Upload-Offset": "0", "X-Goog-Upload-Command": "upload, finalize"}
         said = self._http.put(address, path, sent, method="POST").text
         file = mapping(loaded(said).get("file"))

@@ -9,6 +9,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from ..errors import AmbiguousError, RefusedError
+from ..visible import visible
 from .protocol import Batch
 
 _END_OF_TIME = 253_402_300_800
@@ -47,6 +48,15 @@ def loaded(text: str) -> Mapping[str, Any]:
         return mapping(json.loads(text))
     except (ValueError, RecursionError):
         return {}
+
+
+def no_address(name: str, text: str) -> AmbiguousError:
+    """What to raise where a provider should have said to which address a file goes, and said this."""
+    said = visible(text[:200])
+    return AmbiguousError(
+        f"{name}: the reply to an upload names no address for the file, but says {said!r}. Is base_url right, or a "
+        "proxy in between?"
+    )
 
 
 def path_part(name: str, *, keep: str = "") -> str:

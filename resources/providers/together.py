@@ -8,12 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..errors import AmbiguousError
 from ..request import RequestSpec
 from .openai_shape import OpenAIShape, parse_batch
 from .profile import About, Certainty, Profile
 from .protocol import Batch, BatchProvider, Problem
-from .replies import an_object, id_of, loaded, mapping, path_part
+from .replies import an_object, id_of, loaded, mapping, no_address, path_part
 from .resource import BatchResource, clean_key
 from .wires.family import TOGETHER_WIRE
 from .wires.parameters import Parameters
@@ -88,7 +87,7 @@ class TogetherShape(OpenAIShape):
             return id_of({"id": loaded(named.text).get("file_id")})
         address, file_id = named.headers.get("location"), named.headers.get("x-together-file-id")
         if not address or not file_id:
-            raise AmbiguousError("together: the reply to an upload names no address for the file.")
+            raise no_address("together", named.text)
         self._http.put(address, path, {})
         self._http.answered("POST", f"/files/{path_part(file_id)}/preprocess")
         return file_id

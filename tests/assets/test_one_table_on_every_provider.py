@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import dagster as dg
+import httpx
 import pyarrow as pa
 import pytest
 from dagster_batch_llm.assets import Text, classify_asset, embed_asset, enrich_asset, llm_table, moderate_asset
@@ -29,13 +30,14 @@ from dagster_batch_llm.resources import (
     XaiBatch,
 )
 from dagster_batch_llm.resources.clock import SystemClock
+from dagster_batch_llm.resources.errors import ProviderError, UserError
 from dagster_batch_llm.resources.local.emulator.dialects import DIALECTS
 from dagster_batch_llm.resources.providers.profile import Profile
 from pydantic import BaseModel
 
 from ..resources.emulated import ROLE, TOKEN, EmulatedServer, rules
 from ..resources.served import served
-from .conftest import House, rows_asset
+from .conftest import House, failure, rows_asset
 
 RESOURCES: dict[str, Callable[[str], Any]] = {
     "openai": lambda at: OpenAIBatch(api_key=TOKEN, base_url=f"{at}/v1"),
@@ -71,7 +73,7 @@ RESOURCES: dict[str, Callable[[str], Any]] = {
     "xai": lambda at: XaiBatch(api_key=TOKEN, base_url=f"{at}/v1"),
 }
 CHATS = sorted(set(RESOURCES) - {"voyage"})
-EMBEDS = sorted({"openai", "azure", "gemini", "mistral", "openrouter", "voyage"})
+EMBEDS = sorted({"openai", "azure", "cohere", "gemini", "mistral", "openrouter", "voyage"})
 REVIEWS = ["All praise to the cook.", "A complaint about the soup.", '"; DROP TABLE x; -- ü praise']
 
 
@@ -176,3 +178,40 @@ def test_what_a_provider_does_not_take_is_said_before_anything_is_paid(
     result = house.run(reviews(), topics, resources={"llm": llm})
     assert not result.success
     assert server.store.count_batches() == 0
+
+
+@pytest.mark.parametrize("speaks", sorted(RESOURCES))
+def test_a_wrong_key_ends_the_run_before_anything_is_paid(
+    house: House, provider: tuple[Any, EmulatedServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm, server = provider
+    names = ("api_key", "access_key_id", "access_token")
+    wrong = type(llm)(**{**llm.model_dump(), **{name: "sk-wrong" for name in names if hasattr(llm, name)}})
+    vectors = embed_asset(name="vectors", source="reviews", row_key="id", prompt="{text}", llm="llm", model="m")
+    labels = classify_asset(
+        name="topics", source="reviews", row_key="id", prompt="{text}", labels=["a", "b"], llm="llm", model="m"
+    )
+    result = house.run(reviews(), vectors if isinstance(llm, VoyageBatch) else labels, resources={"llm": wrong})
+    assert not result.success
+    assert "Incorrect API key provided." in failure(result)
+    assert "sk-wrong" not in failure(result)
+    assert server.store.count_batches() == 0
+
+
+@pytest.mark.parametrize("speaks", sorted(RESOURCES))
+def test_an_address_without_a_scheme_is_a_mistake(speaks: str) -> None:
+    with pytest.raises(UserError, match=r"base_url .* is not an address|base_url is 'api\.example\.com"):
+        RESOURCES[speaks]("api.example.com").provider()
+
+
+@pytest.mark.parametrize("speaks", sorted(RESOURCES))
+def test_a_proxy_that_answers_with_a_page_is_named(speaks: str, tmp_path: Path) -> None:
+    page = httpx.Response(200, text="<html>Please <b>log in</b></html>")
+    lines = tmp_path / "0123.jsonl"
+    lines.write_text('{"custom_id": "t-0"}\n')
+    with served(lambda _: page) as address:
+        provider = RESOURCES[speaks](address).provider()
+        with pytest.raises(ProviderError) as caught:  # where nothing is uploaded, the listing is asked
+            provider.upload(lines, lines.name)
+        provider.close()
+    assert "<html>Please" in caught.value.message

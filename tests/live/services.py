@@ -10,6 +10,7 @@ from dagster_batch_llm.resources import (
     AnthropicBatch,
     AzureOpenAIBatch,
     BatchResource,
+    CohereBatch,
     DoublewordBatch,
     FireworksBatch,
     GeminiBatch,
@@ -18,6 +19,7 @@ from dagster_batch_llm.resources import (
     OpenAIBatch,
     OpenRouterBatch,
     TogetherBatch,
+    VertexBatch,
     VoyageBatch,
     XaiBatch,
 )
@@ -90,6 +92,17 @@ SERVICES: Mapping[str, Service] = {
         ("FIREWORKS_API_KEY", "FIREWORKS_ACCOUNT_ID"),
         "accounts/fireworks/models/llama-v3p1-8b-instruct",
         "fireworks",
+    ),
+    "cohere": Service(
+        lambda env: CohereBatch(api_key=env["CO_API_KEY"]), ("CO_API_KEY",), "command-r7b-12-2024", "cohere"
+    ),
+    "vertex": Service(
+        lambda env: VertexBatch(
+            project=env["VERTEX_PROJECT"], location=env["VERTEX_LOCATION"], gcs_folder=env["VERTEX_GCS_FOLDER"]
+        ),
+        ("VERTEX_PROJECT", "VERTEX_LOCATION", "VERTEX_GCS_FOLDER"),
+        "gemini-2.5-flash-lite",
+        "google",
     ),
     "xai": Service(lambda env: XaiBatch(api_key=env["XAI_API_KEY"]), ("XAI_API_KEY",), "grok-4-fast", "x-ai"),
     "doubleword": Service(lambda env: DoublewordBatch(api_key=env["DOUBLEWORD_API_KEY"]), ("DOUBLEWORD_API_KEY",)),

@@ -6,11 +6,16 @@ outputs, read 2026-11-24.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...errors import InputError
 from ...request import Operation, RequestSpec
 from .wire import STRANGE, Results, Wire, error_of, tokens_sql
+
+MOST_UNIONS = 16
+"""In one schema, of platform.claude.com's page on structured outputs."""
 
 DEFAULT_MAX_TOKENS = 4096
 """Anthropic wants a limit in every request; this is ours where a table sets none."""
@@ -39,9 +44,20 @@ def _body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
         cached = {"type": "ephemeral", "ttl": "1h"}
         body["system"] = [{"type": "text", "text": spec.instruction, "cache_control": cached}]
     if spec.schema is not None:
+        _check(spec.schema)
         strict = {"type": "json_schema", "schema": spec.schema}
         body["output_config"] = {**spec.parameters.get("output_config", {}), "format": strict}
     return body
+
+
+def _check(schema: Mapping[str, Any]) -> None:
+    """A structured output is refused in every row if too many of its fields may be null."""
+    unions = json.dumps(schema).count('"anyOf":')
+    if unions > MOST_UNIONS:
+        raise InputError(
+            f"the answer has {unions} fields that may be null; Anthropic takes {MOST_UNIONS}. Make some of them plain, "
+            "such as str with '' for nothing, or spread them over two tables."
+        )
 
 
 def _line(_: str, body: Mapping[str, Any]) -> dict[str, Any]:

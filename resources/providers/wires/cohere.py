@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...errors import InputError
 from ...request import Operation, RequestSpec
 from .parameters import Parameters
 from .wire import STRANGE, Results, Wire, error_of, tokens_sql
@@ -30,6 +31,12 @@ CHAT_PARAMETERS = Parameters.named(
     top_k="k",
 )
 
+_INPUT_TYPES = {"document": "search_document", "query": "search_query"}
+EMBEDDING_PARAMETERS = Parameters(
+    {"input_type": "input_type", "truncate": "truncate"},
+    shaped={"input_type": lambda value: _INPUT_TYPES.get(str(value), value)},
+)
+
 _ERROR = "line->'$.error'"
 _TEXT = "nullif(array_to_string(body->>'$.message.content[*].text', ''), '')"
 _FENCES = r"^\s*```[a-z]*\s*|\s*```\s*$"
@@ -38,6 +45,11 @@ _FINISH = "body->>'$.finish_reason'"
 
 
 def _body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
+    if spec.operation is Operation.EMBEDDING:
+        if spec.dimensions:
+            raise InputError("batches of embeddings take no dimensions; leave them out, or name another provider.")
+        asked = {"input_type": "search_document", "embedding_types": ["float"], **spec.parameters}
+        return {**asked, "texts": [prompt]}
     system = [spec.instruction] if spec.instruction else []
     if spec.schema is not None:
         schema = json.dumps(spec.schema, ensure_ascii=False)
@@ -72,7 +84,7 @@ def _failed(row: str, why: str) -> dict[str, Any]:
 COHERE_WIRE = Wire(
     name="cohere",
     body=_body,
-    holders={Operation.CHAT: "messages"},
+    holders={Operation.CHAT: "messages", Operation.EMBEDDING: "texts"},
     line=_line,
     answered=_answered,
     failed=_failed,
@@ -82,6 +94,7 @@ COHERE_WIRE = Wire(
         body="line->'$.response'",
         error=f"CASE WHEN json_type(line->'$.response') = 'NULL' AND json_type({_ERROR}) <> 'NULL' THEN {_ERROR} END",
         answer=f"CASE WHEN {_TEXT} LIKE '%```%' THEN regexp_replace({_TEXT}, '{_FENCES}', '', 'g') ELSE {_TEXT} END",
+        vector="TRY_CAST(coalesce(body->'$.embeddings.float[0]', body->'$.embeddings[0]') AS FLOAT[])",
         nothing=f"""CASE
             WHEN (body->'$.message') IS NULL AND json_type(body) <> 'NULL' THEN {STRANGE}
             WHEN {_FINISH} = 'TOOL_CALL' THEN 'the model called a tool instead of answering'
@@ -90,7 +103,9 @@ COHERE_WIRE = Wire(
         END""",
         refusal="NULL::VARCHAR",  # one that declines is an answer like others
         finish=f"CASE WHEN {_FINISH} = 'MAX_TOKENS' THEN 'length' END",
-        input_tokens=tokens_sql(_count("input_tokens")),
+        input_tokens=tokens_sql(
+            _count("input_tokens"), "round(TRY_CAST(body->>'$.meta.billed_units.input_tokens' AS DOUBLE))"
+        ),
         cached_tokens=tokens_sql("round(TRY_CAST(body->>'$.usage.cached_tokens' AS DOUBLE))"),
         output_tokens=tokens_sql(_count("output_tokens")),
     ),

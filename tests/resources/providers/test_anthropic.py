@@ -312,6 +312,19 @@ def test_there_are_no_embeddings() -> None:
         ANTHROPIC.line_parts(RequestSpec(Operation.EMBEDDING, "m"))
 
 
+def test_a_schema_that_would_be_refused_in_every_row_is_refused_before() -> None:
+    nullable = {"anyOf": [{"type": "string"}, {"type": "null"}]}
+    for fields, fits in ((16, True), (17, False)):
+        names = [f"f{number}" for number in range(fields)]
+        schema = {"type": "object", "properties": dict.fromkeys(names, nullable), "required": names}
+        spec = RequestSpec(Operation.CHAT, "m", schema=schema)
+        if fits:
+            ANTHROPIC.line_parts(spec)
+            continue
+        with pytest.raises(InputError, match="anthropic: the answer has 17 fields that may be null"):
+            ANTHROPIC.line_parts(spec)
+
+
 def test_the_key_is_needed_and_goes_into_its_own_header() -> None:
     with pytest.raises(MissingSecretError, match="ANTHROPIC_API_KEY"):
         AnthropicBatch(api_key=" ").provider()

@@ -205,6 +205,8 @@ VECTORS = [
     ("voyage", {"batch_id": "b", "custom_id": "t-0", "response": {"status_code": 200, "body": {
         "object": "list", "data": [{"object": "embedding", "embedding": [0.5, 1.0], "index": 0}], "model": "m",
         "usage": {"total_tokens": 4}}}, "error": None}),
+    ("cohere", {"custom_id": "t-0", "response": {
+        "embeddings": {"float": [[0.5, 1.0]]}, "meta": {"billed_units": {"input_tokens": 4}}}, "error": None}),
     ("gemini", {"key": "t-0", "response": {"embedding": {"values": [0.5, 1.0]}, "tokenCount": 4}}),
 ]  # fmt: skip
 

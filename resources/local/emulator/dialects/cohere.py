@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from starlette.responses import Response
 
-from ...answer import CHAT
+from ...answer import CHAT, EMBEDDINGS
 from ...wire import RefusalError, is_object
 from .dialect import Asked, Call, Dialect, Shown, Told, counts_of, iso, needed, problems_of
 
@@ -24,7 +25,7 @@ _STATES = {
     "cancelled": "CANCELED",
 }
 _STOPS = {"stop": "COMPLETE", "length": "MAX_TOKENS", "content_filter": "ERROR"}
-_TYPE = "batch-chat-v2-input"
+_TYPES = {"batch-chat-v2-input": CHAT, "batch-embed-v2-input": EMBEDDINGS}
 _FIELDS = ("custom_id", "response", "error", "note")
 _SCHEMA = {
     "type": "record",
@@ -50,7 +51,8 @@ class Cohere(Dialect):
             Call("list", "GET", batches, self._list),
             Call("cancel", "POST", f"{batches}/{{batch_id}}:cancel", self._cancel),
             Call("get", "GET", f"{batches}/{{batch_id}}", self._get),
-            Call("ask", "POST", "/v2/chat", self._at_once),
+            Call("ask", "POST", "/v2/chat", partial(self._at_once, CHAT)),
+            Call("ask", "POST", "/v2/embed", partial(self._at_once, EMBEDDINGS)),
         )
 
     def admits(self, headers: Mapping[str, str], token: str) -> bool:
@@ -61,6 +63,9 @@ class Cohere(Dialect):
         return {"message": error.message}
 
     def request(self, line: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+        if "texts" in line["body"]:
+            needed(line["body"], "input_type", "embedding_types")
+            return line["custom_id"], {"model": "the batch's", "input": line["body"]["texts"][0]}
         messages = [
             {"role": one["role"], "content": "".join(part["text"] for part in one["content"])}
             for one in line["body"]["messages"]
@@ -75,25 +80,29 @@ class Cohere(Dialect):
         if not told.is_ok:
             return {"custom_id": told.row, "error": {"message": told.words, "status_code": told.status or 500}}
         reply = told.body if told.choice is None else _reply(told, told.choice)
+        if (vector := told.vector) is not None:
+            used = {"billed_units": {"input_tokens": told.tokens("prompt_tokens")}}
+            reply = {"id": "e_1", "embeddings": {"float": [vector]}, "meta": used}
         return {"custom_id": told.row, "response": reply}
 
-    def _at_once(self, asked: Asked) -> Shown:
+    def _at_once(self, endpoint: str, asked: Asked) -> Shown:
         needed(asked.object, "model")
-        reply: Shown = self.result(self.asked({"custom_id": "", "body": asked.object}, CHAT))["response"]
+        reply: Shown = self.result(self.asked({"custom_id": "", "body": asked.object}, endpoint))["response"]
         return reply
 
     def _upload(self, asked: Asked) -> Shown:
         content = asked.form.get("data")
-        if asked.query.get("type") != _TYPE or not asked.query.get("name") or not isinstance(content, bytes):
-            raise RefusalError(f"A dataset needs a name, the type {_TYPE} and data.")
-        return {"id": self.stored(content.splitlines(keepends=True), "requests.jsonl")}
+        kind = _TYPES.get(asked.query.get("type", ""))
+        if kind is None or not asked.query.get("name") or not isinstance(content, bytes):
+            raise RefusalError(f"A dataset needs a name, one of the types {', '.join(_TYPES)} and data.")
+        return {"id": self.stored(content.splitlines(keepends=True), "requests.jsonl", kind)}
 
     def _dataset(self, asked: Asked) -> Shown:
         name = asked.path["file_id"]
         about = {"id": name, "name": name, "created_at": iso(0), "updated_at": iso(0), "validation_status": "validated"}
         if not name.startswith("results-"):
             self.desk.file(name)
-            return {"dataset": {**about, "dataset_type": _TYPE, "dataset_parts": []}}
+            return {"dataset": {**about, "dataset_type": next(iter(_TYPES)), "dataset_parts": []}}
         rows = len(self._records(name))
         address = f"{asked.headers.get('x-forwarded-proto', 'http')}://{asked.headers['host']}/signed/{name}"
         part = {"id": f"{name}-0", "name": "0", "url": address, "index": 0, "num_rows": rows}
@@ -119,7 +128,8 @@ class Cohere(Dialect):
     def _create(self, asked: Asked) -> Shown:
         name, dataset, model = needed(asked.object, "name", "input_dataset_id", "model")
         metadata = {"name": name, "model": model}
-        wanted = {"input_file_id": dataset, "endpoint": CHAT, "completion_window": "24h", "metadata": metadata}
+        kind = EMBEDDINGS if b'"input"' in next(self.desk.lines(dataset), b"") else CHAT
+        wanted = {"input_file_id": dataset, "endpoint": kind, "completion_window": "24h", "metadata": metadata}
         return {"batch": self._shown(self.desk.shown(self.desk.create(wanted)))}
 
     def _list(self, asked: Asked) -> Shown:
