@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from dagster_batch_llm.resources import answers as answers_module
 from dagster_batch_llm.resources import looking as looking_module
+from dagster_batch_llm.resources import machine as machine_module
 from dagster_batch_llm.resources.ledger import Attempt
 from dagster_batch_llm.resources.ledger.attempts import Attempts
-from dagster_batch_llm.resources.machine import BatchMachine
 from dagster_batch_llm.resources.providers import over_http
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
 from dagster_batch_llm.resources.providers.wires.wire import Wire
@@ -100,12 +99,7 @@ def _first_file(seams: Seams) -> list[Patch]:
 
 
 def _few_will_do(seams: Seams) -> list[Patch]:
-    keep = BatchMachine._keep  # pyright: ignore[reportPrivateUsage]
-
-    def content(self: Any, attempt: Attempt, batches: Sequence[Batch], *more: Any) -> None:
-        keep(self, attempt, [replace(batch, completed=0, failed=0) for batch in batches], *more)
-
-    return [(BatchMachine, "_keep", content)]
+    return [(machine_module, "too_few", always(None))]
 
 
 def _hasty(seams: Seams) -> list[Patch]:

@@ -241,7 +241,7 @@ SENDS = (
     Rule(
         "R4",
         "our own clock bounds the listing",
-        swapped(http_module, "_offset", always((0.0, 0.0))),
+        swapped(http_module, "clock_offset", always((0.0, 0.0))),
         tuned={"page": 3, "skew": -3600.0},
     ),
     Rule("R5", "no self-check before the write", _unchecked, ("settle",)),
