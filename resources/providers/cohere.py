@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -61,6 +62,7 @@ _PHASES = {
     "CANCELED": Phase.CANCELLED,
 }
 _LOOKS, _LOOK_SECONDS = 12, 5.0
+_DAMAGED = (ArithmeticError, AttributeError, EOFError, LookupError, TypeError, ValueError, zlib.error)
 
 
 class CohereBatch(BatchResource):
@@ -192,7 +194,7 @@ def _lines(raw: Path, rows: int) -> Iterator[bytes]:
             for record in _fastavro().reader(stream):
                 yield json.dumps(_said(mapping(record)), default=str).encode() + b"\n"
                 number += 1
-        except (ArithmeticError, AttributeError, EOFError, LookupError, TypeError, ValueError) as error:
+        except (*_DAMAGED, _fastavro().schema.SchemaParseException) as error:
             raise AmbiguousError(f"cohere: a result part can't be read ({error}). It will be fetched again.") from error
     if number < rows:
         raise AmbiguousError(f"cohere: a result part came with {number} of {rows} records. It will be fetched again.")

@@ -72,9 +72,14 @@ class Batch:
         return {"phase": self.phase.value, **counts, "expires_at": self.expires_at}
 
     @property
+    def counted(self) -> int:
+        """How many rows are said to have ended."""
+        return self.completed + self.failed
+
+    @property
     def lacks_files(self) -> bool:
         """Whether there is no file, or the counts speak of rows whose file isn't there: it may trail the status."""
-        if self.phase is Phase.COMPLETED and not self.result_files:
+        if not self.result_files and not self.problems and (self.phase is Phase.COMPLETED or not self.counted):
             return True
         kinds = (self.completed > 0) + (self.failed > 0)
         return len(self.result_files) < (min(kinds, 1) if self.in_one_file else kinds)

@@ -114,9 +114,9 @@ CONVERSE_WIRE = Wire(
         nothing=f"""CASE
             WHEN (body->'$.output') IS NULL AND json_type(body) <> 'NULL' THEN {STRANGE}
             WHEN {_STOP} = 'tool_use' THEN 'the model called a tool instead of answering'
-            WHEN {_STOP} LIKE 'malformed%' THEN 'the model stopped: ' || ({_STOP})
             ELSE 'the answer is empty'
         END""",
+        stopped=f"CASE WHEN {_STOP} LIKE 'malformed%' THEN 'the model stopped: ' || ({_STOP}) END",
         refusal=f"CASE WHEN {_STOP} = 'guardrail_intervened' THEN coalesce({_TEXT}, 'stopped by your guardrail') END",
         finish=f"""CASE WHEN {_STOP} IN ('max_tokens', 'model_context_window_exceeded') THEN 'length'
             WHEN {_STOP} = 'content_filtered' THEN 'content_filter' END""",

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ...duck import literal
 from ...errors import InputError
 from ...request import Operation, RequestSpec
 from .parameters import Parameters
@@ -39,8 +40,8 @@ EMBEDDING_PARAMETERS = Parameters(
 
 _ERROR = "line->'$.error'"
 _TEXT = "nullif(array_to_string(body->>'$.message.content[*].text', ''), '')"
-_FENCES = r"^\s*```[a-z]*\s*|\s*```\s*$"
-"""Around JSON that was asked for in words."""
+_FENCED = r"(?s)\s*```(?:json)?\s*(\{[^`]*\})\s*```\s*"
+"""One object of JSON, which was asked for in words, and nothing else."""
 _FINISH = "body->>'$.finish_reason'"
 
 
@@ -93,14 +94,15 @@ COHERE_WIRE = Wire(
             ELSE TRY_CAST({_ERROR}->>'$.status_code' AS INTEGER) END""",
         body="line->'$.response'",
         error=f"CASE WHEN json_type(line->'$.response') = 'NULL' AND json_type({_ERROR}) <> 'NULL' THEN {_ERROR} END",
-        answer=f"CASE WHEN {_TEXT} LIKE '%```%' THEN regexp_replace({_TEXT}, '{_FENCES}', '', 'g') ELSE {_TEXT} END",
+        answer=f"CASE WHEN regexp_full_match({_TEXT}, {literal(_FENCED)}) "
+        f"THEN regexp_extract({_TEXT}, {literal(_FENCED)}, 1) ELSE {_TEXT} END",
         vector="TRY_CAST(coalesce(body->'$.embeddings.float[0]', body->'$.embeddings[0]') AS FLOAT[])",
         nothing=f"""CASE
             WHEN (body->'$.message') IS NULL AND json_type(body) <> 'NULL' THEN {STRANGE}
             WHEN {_FINISH} = 'TOOL_CALL' THEN 'the model called a tool instead of answering'
-            WHEN {_FINISH} IN ('ERROR', 'TIMEOUT') THEN 'the model stopped: ' || ({_FINISH})
             ELSE 'the answer is empty'
         END""",
+        stopped=f"CASE WHEN {_FINISH} IN ('ERROR', 'TIMEOUT') THEN 'the model stopped: ' || ({_FINISH}) END",
         refusal="NULL::VARCHAR",  # one that declines is an answer like others
         finish=f"CASE WHEN {_FINISH} = 'MAX_TOKENS' THEN 'length' END",
         input_tokens=tokens_sql(

@@ -76,6 +76,7 @@ OPENROUTER_WIRE = replace(
 """The job names the model, and is its own results."""
 
 _RESULT = "line->'$.batch_result"
+_USED = "TRY_CAST(body->>'$.usage.{}' AS BIGINT)"
 
 
 def _xai_answered(row: str, status: int, body: Any) -> dict[str, Any]:
@@ -103,6 +104,11 @@ XAI_WIRE = replace(
         status=f"""CASE WHEN json_type({_RESULT}.response') = 'OBJECT' THEN 200
             WHEN ({_RESULT}.error.code')::VARCHAR IN ('3', '400') THEN 400
             WHEN ({_RESULT}.error') IS NOT NULL THEN 500 END""",
+        # What the model has only thought isn't among its completion_tokens, but is paid.
+        output_tokens=tokens_sql(
+            f"greatest({_USED.format('completion_tokens')}, "
+            f"{_USED.format('total_tokens')} - {_USED.format('prompt_tokens')})"
+        ),
         # The reply stands in an object of one field, which is called after its endpoint.
         body=f"coalesce({_RESULT}.response.chat_get_completion', {_RESULT}.response.completion_response', "
         f"{_RESULT}.response')",

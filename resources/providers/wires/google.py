@@ -67,6 +67,7 @@ _FILTERS = (
     *("SAFETY", "RECITATION", "BLOCKLIST", "PROHIBITED_CONTENT", "SPII", "LANGUAGE", "MODEL_ARMOR"),
     *("IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION"),
 )
+_GOOD = ("STOP", "FINISH_REASON_UNSPECIFIED", "MAX_TOKENS", *_FILTERS)
 _USAGE = "$.usageMetadata"
 
 
@@ -125,9 +126,10 @@ GEMINI_WIRE = Wire(
         vector="TRY_CAST(coalesce(body->'$.embedding.values', body->'$.embeddings[0].values') AS FLOAT[])",
         nothing=f"""CASE
             WHEN (body->'$.candidates') IS NULL AND json_type(body) <> 'NULL' THEN {STRANGE}
-            WHEN {_FINISH} NOT IN ('STOP', 'FINISH_REASON_UNSPECIFIED') THEN 'the model stopped: ' || {_FINISH}
             ELSE 'the answer is empty'
         END""",
+        stopped=f"""CASE WHEN {_FINISH} NOT IN ({", ".join(map(literal, _GOOD))})
+            THEN 'the model stopped: ' || {_FINISH} END""",
         refusal=f"CASE WHEN {_BLOCKED} IS NOT NULL THEN 'the prompt was blocked: ' || {_BLOCKED} END",
         finish=f"""CASE WHEN {_FINISH} = 'MAX_TOKENS' THEN 'length'
             WHEN {_FINISH} IN ({", ".join(map(literal, _FILTERS))}) THEN 'content_filter' END""",

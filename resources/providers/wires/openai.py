@@ -65,6 +65,7 @@ OPENAI_WIRE = Wire(
         vector="TRY_CAST(body->'$.data[0].embedding' AS FLOAT[])",
         verdict="CASE WHEN json_type(body->'$.results[0]') = 'OBJECT' THEN (body->'$.results[0]')::VARCHAR END",
         nothing=_NOTHING,
+        stopped="CASE WHEN body->>'$.choices[0].finish_reason' = 'error' THEN 'the model stopped: error' END",
         refusal="nullif(body->>'$.choices[0].message.refusal', '')",
         finish="body->>'$.choices[0].finish_reason'",
         input_tokens=tokens_sql("body->>'$.usage.prompt_tokens'", "body->>'$.usage.input_tokens'"),

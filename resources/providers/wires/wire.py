@@ -57,6 +57,7 @@ class Results:
         verdict: A moderation's, as JSON with flagged, categories and category_scores, over ``body``.
         nothing: Why there is no answer, in words, over ``body``.
         refusal: The model's own words why it doesn't answer, over ``body``.
+        stopped: Why the model broke off, so that what it said isn't an answer; NULL if it didn't; over ``body``.
         finish: ``length`` if the answer was cut off, ``content_filter`` if it was stopped, over ``body``.
         input_tokens: Those that were read from a cache are among them; over ``body``, as the next two.
         cached_tokens: Of these, those from a cache.
@@ -75,6 +76,7 @@ class Results:
     output_tokens: str
     vector: str = "NULL::FLOAT[]"
     verdict: str = "NULL::VARCHAR"
+    stopped: str = "NULL::VARCHAR"
     row_id: str = "custom_id"
 
 
@@ -172,7 +174,7 @@ class Wire:
                 SELECT *,
                     {literal(_cut_off(spec))} AS cut_off,
                     {_SAID} AS said,
-                    {_invalid_sql(spec, said.nothing)} AS invalid,
+                    {_invalid_sql(spec, said)} AS invalid,
                     {_OUTCOME} AS outcome,
                 FROM read
             )
@@ -218,7 +220,7 @@ def _cut_off(spec: RequestSpec) -> str:
     return f"the answer was cut off at {limit}"
 
 
-def _invalid_sql(spec: RequestSpec, nothing: str) -> str:
+def _invalid_sql(spec: RequestSpec, said: Results) -> str:
     """SQL for why an answer breaks the task's schema; NULL if it doesn't."""
     if spec.operation is Operation.EMBEDDING:
         wrong_length = f"len(vector) <> {int(spec.dimensions)}" if spec.dimensions else "len(vector) = 0"
@@ -227,10 +229,12 @@ def _invalid_sql(spec: RequestSpec, nothing: str) -> str:
             WHEN vector IS NULL AND json_type(body) NOT IN ('OBJECT', 'NULL') THEN {STRANGE}
             WHEN vector IS NULL OR {wrong_length} OR {gaps} THEN 'no vector of the expected length'
         END"""
+    broke_off = f"WHEN ({said.stopped}) IS NOT NULL THEN {said.stopped}"
     if spec.schema is None:
-        return f"CASE WHEN answer IS NULL THEN {nothing} END"
+        return f"CASE {broke_off} WHEN answer IS NULL THEN {said.nothing} END"
     return f"""CASE
-        WHEN coalesce(answer, '') = '' THEN {nothing}
+        {broke_off}
+        WHEN coalesce(answer, '') = '' THEN {said.nothing}
         WHEN NOT json_valid(answer) THEN 'the answer is not JSON: ' || left(answer, 80)
         ELSE {breach_sql("answer", spec.schema)}
     END"""

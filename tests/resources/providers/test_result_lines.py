@@ -229,6 +229,41 @@ def test_a_vector_is_read_with_what_it_cost(wire: str, line: dict[str, Any]) -> 
     assert read(wire, line, VECTOR, "outcome, vector, input_tokens, unmetered") == ("ok", [0.5, 1.0], 4, False)
 
 
+@pytest.mark.parametrize(
+    ("wire", "line"),
+    [
+        ("mistral", openai(chat("The answer is", "error"))),
+        ("openrouter", openai(chat("The answer is", "error"))),
+        ("gemini", gemini("MALFORMED_RESPONSE")),
+        ("gemini", gemini("OTHER")),
+        ("cohere", {"custom_id": "t-0", "response": {
+            "finish_reason": "ERROR", "message": {"content": [{"type": "text", "text": "The answer is"}]}}}),
+    ],
+)  # fmt: skip
+def test_an_answer_that_broke_off_is_none(wire: str, line: dict[str, Any]) -> None:
+    outcome, reason = read(wire, line, TEXT, "outcome, reason")
+    assert outcome == "invalid"
+    assert str(reason).startswith("the model stopped: ")
+
+
+def test_what_xais_models_only_think_is_counted() -> None:
+    body = chat()
+    body["usage"] = {"prompt_tokens": 32, "completion_tokens": 9, "total_tokens": 135}
+    assert read("xai", xai(body), TEXT, "input_tokens, output_tokens") == (32, 103)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ('```json\n{"label": "good"}\n```', '{"label": "good"}'),
+        ("Use this:\n```python\nprint(1)\n```", "Use this:\n```python\nprint(1)\n```"),
+    ],
+)
+def test_only_an_answer_that_is_nothing_but_fenced_json_loses_its_fence(text: str, answer: str) -> None:
+    said = {"message": {"content": [{"type": "text", "text": text}]}, "finish_reason": "COMPLETE"}
+    assert read("cohere", {"custom_id": "t-0", "response": said}, TEXT, "answer") == (answer,)
+
+
 def test_why_a_row_failed_is_said_however_deep_it_stands() -> None:
     line = vllm(None, 400, {"error": {"message": "too long", "type": "BadRequestError", "code": 400}})
     assert read("openai", line, TEXT, "reason") == ("400: too long",)
