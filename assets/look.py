@@ -130,7 +130,15 @@ def _shards(
     """
     for factor in np.unique(factors):
         first, last = np.searchsorted(factors, [factor, factor + 1])
-        for start, end in cut(sizes[first:last], profile):
+        shards = cut(sizes[first:last], profile)
+        largest = max(end - start for start, end in shards)
+        if largest < profile.min_rows <= last - first:  # they aren't few, so they aren't asked at twice the price
+            raise InputError(
+                f"{profile.name} takes batches of at least {profile.min_rows} requests, and the limits of its resource "
+                f"make batches of {largest} of these {last - first}. Nothing was asked; raise max_rows_per_batch or "
+                "max_queued_tokens."
+            )
+        for start, end in shards:
             rows = end - start
             if rows >= profile.min_rows:
                 yield int(first) + start, int(first) + end, int(factor), Tier.BATCH

@@ -67,13 +67,13 @@ def look_for(ledger: Ledger, provider: BatchProvider, attempt: Attempt, sends: S
 
 def _token_in_results(provider: BatchProvider, batch: Batch) -> str | None:
     """The token in an ended batch's first result line; empty if it has no line, None if that can't be told (yet)."""
-    if batch.lacks_files or (batch.phase is Phase.COMPLETED and not batch.result_files):
+    if batch.lacks_files and (batch.counted or batch.phase is Phase.COMPLETED):
         return None
     try:
         first = provider.first_custom_id(batch)
     except RefusedError:  # gone, of another project, or not a line that can be read: it may be a stranger's
         return None
-    if first is None and batch.completed + batch.failed:
+    if first is None and batch.counted:
         return None  # the file came without its lines
     # One that ended without a row proves nothing, but it hardly cost anything either.
     return (first or "").rpartition("-")[0]
@@ -158,6 +158,14 @@ def in_another_account(ledger: Ledger, provider: BatchProvider, attempt: Attempt
 def created_since(sends: Sequence[Send]) -> tuple[float, float | None]:
     """The moment of the first of some sends, for a listing: by our clock, and by the provider's."""
     return min(send.t0 for send in sends), min((send.there for send in sends if send.there is not None), default=None)
+
+
+def not_listed(profile: Profile) -> str:
+    """What to say where a listing is too short to prove anything."""
+    return (
+        f"A create whose reply was lost isn't listed, and {profile.name}'s listing can't be read far enough back to "
+        "say that it was never made. It is waited for; dagster-batch-llm cancel TABLE --batches ends that."
+    )
 
 
 def is_settled(profile: Profile, send: Send, listing: Listing) -> bool:

@@ -10,13 +10,14 @@ import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .answers import Parsed
 from .errors import AmbiguousError, ProviderError, RefusedError, StaleFenceError
 from .late import LateArrivals
 from .ledger import LONGEST_WAIT, Attempt, AttemptId, AttemptState, Ledger, Link, Send, Tier, has_come
 from .looking import as_they_are, gone_since, look_at_each, not_ended, slow_since, still_awaited, too_few
-from .lost_creates import in_another_account, is_anothers, is_settled, look_for, ours, stop, was_mixed_up
+from .lost_creates import in_another_account, is_anothers, is_settled, look_for, not_listed, ours, stop, was_mixed_up
 from .providers.profile import Recovery
 from .providers.protocol import Batch, BatchProvider, Listing, Phase, TooLateError
 from .providers.wires.wire import WRONG_REQUEST
@@ -207,7 +208,7 @@ class BatchMachine:
     def _absent(self, attempt: Attempt, send: Send, listing: Listing) -> None:
         """No listed batch is ours: it is only given up when it can no longer appear."""
         profile = self._sides.of(attempt).profile
-        wait = {"due": self._clock.now() + min(_RECONCILE_SECONDS, profile.poll_seconds[1])}
+        wait: dict[str, Any] = {"due": self._clock.now() + min(_RECONCILE_SECONDS, profile.poll_seconds[1])}
         if not profile.revocable:
             safe = is_settled(profile, send, listing)
         elif attempt.revoked_at is None:
@@ -219,6 +220,8 @@ class BatchMachine:
             safe = listing.complete and listing.started_at >= attempt.revoked_at + profile.listing_lag
         if safe and (doubt := in_another_account(self.ledger, self._sides.of(attempt), attempt, send)):
             safe, wait = False, {"due": self._clock.now() + profile.poll_seconds[1], "message": doubt}
+        if not listing.complete:
+            wait["message"] = not_listed(profile)
         if safe:
             nothing = dict.fromkeys(("file_id", "revoked_at", "message", "slow_since", "gone_since"))
             self._attempts.move(attempt, AttemptState.PLANNED, lease_until=0.0, **nothing)
@@ -281,7 +284,7 @@ class BatchMachine:
             lacking |= unread
             if error := still_awaited(known, now, lacking, paths):
                 self._postpone(known, error)
-            elif not (lacking or paths) and all(batch.phase is Phase.FAILED for batch in batches):
+            elif not (lacking or paths) and all(b.phase is Phase.FAILED and not b.completed for b in batches):
                 self._rejected(known, batches[0])
             else:
                 self._keep(known, batches, paths, lacking)

@@ -74,10 +74,9 @@ def _details() -> Iterator[str]:
 
 
 def _limits(one: Profile) -> str:
-    said = [f"A batch has at most {one.max_rows:,} requests"]
-    if one.min_rows > 1:
-        said.append(f"at least {one.min_rows:,}")
-    said.append(f"and {one.max_bytes / 1e6:,.0f} MB, a request {one.max_line_bytes / 1e6:g} MB.")
+    rows = f"{one.min_rows:,} to {one.max_rows:,}" if one.min_rows > 1 else f"at most {one.max_rows:,}"
+    batch, line = f"{one.max_bytes / 1e6:,.0f} MB", f"{one.max_line_bytes / 1e6:g} MB"
+    said = [f"A batch has {rows} requests and at most {batch}, a request {line}."]
     if one.max_open:
         said.append(f"At most {one.max_open} batches are under way at once.")
     if one.keeps_seconds:

@@ -9,7 +9,8 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..errors import MissingExtraError, MissingSecretError, UnreachableError, UserError
+from ..errors import AmbiguousError, MissingExtraError, MissingSecretError, UnreachableError, UserError
+from ..visible import visible
 from .buckets import Bucket
 from .http import Request
 from .replies import path_part
@@ -98,6 +99,10 @@ class S3(Bucket):
         found: list[str] = []
         while True:
             page = self.http.answered("GET", f"/{bucket}", params=asked).text
+            if "<ListBucketResult" not in page:  # what isn't listed would be asked again
+                raise AmbiguousError(
+                    f"bedrock: bucket {bucket} was listed with something else: {visible(page[:200])!r}."
+                )
             found += [f"s3://{bucket}/{html.unescape(key)}" for key in _KEY.findall(page)]
             more = _MORE.search(page)
             if more is None:

@@ -137,6 +137,11 @@ class BedrockBatch(BatchResource):
             windows=(f"{self.timeout_hours}h",),
             min_rows=self.min_rows_per_batch,
         )
+        if facts.max_rows < facts.min_rows:
+            raise UserError(
+                f"bedrock: max_rows_per_batch is {facts.max_rows}, and a job has at least {facts.min_rows} requests. "
+                "Raise it, or min_rows_per_batch if your quota says otherwise."
+            )
         # The role says which account it is: credentials of another one can't pass it on.
         account = f"{owner}/{self.region}"
         bucket, role = S3(files), self.role_arn

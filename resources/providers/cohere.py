@@ -98,6 +98,7 @@ class CohereBatches(HttpProvider):
     cancelling: ClassVar[str] = ":cancel"
     listing: ClassVar[str] = "batches"
     omits_empty: ClassVar[bool] = True
+    newest_first: ClassVar[bool] = False
     page: ClassVar[Mapping[str, str | int]] = {"page_size": 100}
     next_token: ClassVar[tuple[str, str] | None] = ("next_page_token", "page_token")
 
@@ -106,7 +107,8 @@ class CohereBatches(HttpProvider):
 
     def upload(self, path: Path, filename: str) -> str:
         with path.open("rb") as lines:  # what they ask for shows in the first one
-            kind = "embedding" if b'"texts"' in lines.readline() else "chat"
+            first = mapping(loaded(lines.readline().decode()))
+        kind = "embedding" if "texts" in mapping(first.get("body")) else "chat"
         asked = {"name": filename, "type": self._profile.endpoints[kind], "keep_fields": "custom_id"}
         reply = self._http.upload(f"/v1/datasets?{urlencode(asked)}", {}, path, filename, part="data")
         dataset = id_of(an_object(reply.body))

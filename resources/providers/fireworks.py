@@ -95,6 +95,7 @@ class FireworksJobs(HttpProvider):
 
     listing: ClassVar[str] = "batchInferenceJobs"
     omits_empty: ClassVar[bool] = True
+    newest_first: ClassVar[bool] = False
     page: ClassVar[Mapping[str, str | int]] = {"pageSize": 100}
     next_token: ClassVar[tuple[str, str] | None] = ("nextPageToken", "pageToken")
 
@@ -130,6 +131,7 @@ class FireworksJobs(HttpProvider):
         done, status = mapping(job.get("jobProgress")), mapping(job.get("status"))
         phase, name = _PHASES.get(state, Phase.UNKNOWN), name_of(job)
         output = str(job.get("outputDatasetId", "")).rpartition("/")[2]
+        answered = count(done.get("successfullyProcessedRequests"))
         failed = phase is Phase.FAILED and status.get("message")
         return Batch(
             id=name,
@@ -139,9 +141,10 @@ class FireworksJobs(HttpProvider):
             input_file_id=str(job.get("inputDatasetId", "")).rpartition("/")[2] or None,
             metadata={TOKEN_KEY: name.removeprefix("batch-")},
             total=count(done.get("totalInputRequests")),
-            completed=count(done.get("successfullyProcessedRequests")),
+            completed=answered,
             failed=count(done.get("failedRequests")),
-            result_files=(output,) if output and phase.ended and not failed else (),
+            # One that has failed keeps what it had answered before, and that is paid.
+            result_files=(output,) if output and phase.ended and (answered or not failed) else (),
             problems=(Problem(str(status.get("code")), visible(str(status["message"]))),) if failed else (),
             in_one_file=True,
         )

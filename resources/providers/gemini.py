@@ -96,6 +96,7 @@ class GeminiJobs(HttpProvider):
     cancelling: ClassVar[str] = ":cancel"
     listing: ClassVar[str] = "operations"
     omits_empty: ClassVar[bool] = True
+    newest_first: ClassVar[bool] = False
     page: ClassVar[Mapping[str, str | int]] = {"pageSize": 100}
     next_token: ClassVar[tuple[str, str] | None] = ("nextPageToken", "pageToken")
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from ..errors import MissingExtraError, MissingSecretError, UnreachableError
 from .buckets import Bucket
 from .http import Request
-from .replies import an_object, listed, mapping, path_part
+from .replies import an_object, mapping, page_of, path_part
 
 _SCOPES = ["https://www.googleapis.com/auth/cloud-platform"]
 
@@ -92,7 +92,7 @@ class CloudStorage(Bucket):
         found: list[str] = []
         while True:
             page = an_object(self.http.get(f"/storage/v1/b/{path_part(bucket)}/o", asked).body)
-            found += [f"gs://{bucket}/{mapping(item).get('name')}" for item in listed(page, "items", empty=True)]
+            found += [f"gs://{bucket}/{mapping(item).get('name')}" for item in page_of(page, "items", omits_empty=True)]
             if not page.get("nextPageToken"):
                 return found
             asked["pageToken"] = str(page["nextPageToken"])

@@ -18,7 +18,7 @@ import stamina
 
 from ..clock import Clock, SystemClock
 from ..errors import AmbiguousError, BusyError, ProviderError, RefusedError, UnreachableError, UserError
-from .http_words import clock_offset, host_of, paired, pause_after, quoted, retry_after, words_of
+from .http_words import clock_offset, host_of, paired, pause_after, place_of, quoted, retry_after, words_of
 from .kept import keep
 
 _REFUSALS = {400, 401, 402, 403, 404, 405, 410, 413, 422}
@@ -189,7 +189,8 @@ class HttpClient:
             )
             with self._mapped():
                 response = self._client.send(request)
-            if not response.is_success and response.status_code not in accepted:
+            is_busy = words_of(response)[0] in _BUSY_CODES  # which Amazon says with 400
+            if not response.is_success and (is_busy or response.status_code not in accepted):
                 raise self._error(response)
             return RawReply(response.status_code, dict(response.headers), self._without_key(response.text))
 
@@ -199,8 +200,7 @@ class HttpClient:
         """A request that is safe to repeat, whose reply is looked at as a whole; some errors may be `accepted`."""
 
         def ask() -> RawReply:
-            with self._mapped():
-                response = self._client.send(self._request(method, path, **options))
+            response = self._sent(self._request(method, path, **options))
             if not response.is_success and response.status_code not in accepted:
                 raise self._error(response)
             return RawReply(response.status_code, dict(response.headers), response.text)
@@ -260,7 +260,9 @@ class HttpClient:
     def _chunks(self, path: str, *, ours: bool) -> Iterator[bytes]:
         with self._streamed(path, ours=ours) as response:
             if response.headers.get("x-incomplete", "").lower() == "true":  # Doubleword, while rows are missing
-                raise AmbiguousError(f"{self._name}: {path} isn't whole yet. It will be fetched again.")
+                raise AmbiguousError(
+                    f"{self._name}: {response.request.url.path} isn't whole yet. It will be fetched again."
+                )
             yield from response.iter_bytes()
 
     @contextmanager
@@ -301,10 +303,7 @@ class HttpClient:
         return _TIMEOUT if math.isinf(left) else httpx.Timeout(min(max(left, 1.0), _HURRIED_SECONDS))
 
     def _json(self, request: httpx.Request) -> Reply:
-        sent = self._clock.now()
-        with self._mapped():
-            response = self._client.send(request)
-        self.clock_offset = clock_offset(response.headers.get("date"), sent, self._clock.now())
+        response = self._sent(request)
         if not response.is_success:
             raise self._error(response)
         text = self._without_key(response.text)
@@ -319,6 +318,14 @@ class HttpClient:
             ) from error
         return Reply(body, self.clock_offset)
 
+    def _sent(self, request: httpx.Request) -> httpx.Response:
+        """The reply, whatever it says; it also tells the provider's time."""
+        sent = self._clock.now()
+        with self._mapped():
+            response = self._client.send(request)
+        self.clock_offset = clock_offset(response.headers.get("date"), sent, self._clock.now())
+        return response
+
     @contextmanager
     def _mapped(self) -> Generator[None]:
         try:
@@ -330,12 +337,13 @@ class HttpClient:
             httpx.UnsupportedProtocol,
         ) as error:
             raise UnreachableError(
-                f"{self._name}: no connection to {self._origin} ({error}). Nothing was sent. "
+                f"{self._name}: no connection to {place_of(error, self._origin)} ({error}). Nothing was sent. "
                 "Check base_url and the network."
             ) from error
         except (httpx.HTTPError, zlib.error) as error:
+            place = place_of(error, self._origin)
             raise AmbiguousError(
-                f"{self._name}: the connection to {self._origin} broke ({type(error).__name__}: {error}).",
+                f"{self._name}: the connection to {place} broke ({type(error).__name__}: {error}).",
                 in_haste=_in_haste(error),
             ) from error
 

@@ -6,6 +6,7 @@ import email.utils
 import json
 import math
 import re
+from contextlib import suppress
 from datetime import UTC
 from typing import Any, cast
 
@@ -115,3 +116,12 @@ def pause_after(error: Exception) -> bool | float:
     if error.retry_after is None:
         return True
     return error.retry_after if error.retry_after <= _MAX_RETRY_AFTER else False
+
+
+def place_of(error: Exception, origin: str) -> str:
+    """Where a request went: to our own address, or to the host of one that the server has named."""
+    with suppress(RuntimeError, AttributeError):  # an error may come without its request
+        url = cast("httpx.HTTPError", error).request.url
+        if url.host != httpx.URL(origin).host:
+            return f"{url.scheme}://{url.host}"
+    return origin

@@ -15,7 +15,7 @@ from .inline import InlineProvider
 from .kept import keep
 from .openai_shape import parse_batch
 from .profile import AT_ONCE, About, Certainty, Profile, Recovery
-from .protocol import Batch, BatchProvider
+from .protocol import Batch, BatchProvider, Phase
 from .replies import an_object, listed, mapping, path_part
 from .resource import BatchResource, clean_key
 from .wires.family import OPENROUTER_WIRE
@@ -101,7 +101,7 @@ class OpenRouterBatches(InlineProvider):
         job = an_object(body)
         error = job.get("error")
         batch = parse_batch({**job, "errors": {"data": [error]} if error else None})
-        ended = batch.phase.ended and bool(job.get("results", True))
+        ended = batch.phase.ended and bool(job.get("results", batch.phase is not Phase.FAILED))
         return replace(batch, result_files=(batch.id,) if ended else (), in_one_file=True)
 
     def content(self, file: str) -> str:

@@ -19,7 +19,7 @@ from .http import HttpClient, RawReply
 from .profile import Profile
 from .protocol import Batch, BatchProvider, Listing
 from .realtime import RealtimeSide
-from .replies import listed, mapping, path_part, row_id_of
+from .replies import mapping, page_of, path_part, row_id_of
 from .wires.wire import WRONG_REQUEST
 
 T = TypeVar("T")
@@ -51,6 +51,8 @@ class HttpProvider(ABC):
     """How a page is asked for."""
     paged: ClassVar[bool] = True
     """Whether the listing has pages; one that has none may still be cut."""
+    newest_first: ClassVar[bool] = True
+    """Whether the listing's order is known, so that it need not be read beyond what is too old."""
     after: ClassVar[str] = "after"
     """The parameter that names the last batch of the page before."""
     next_token: ClassVar[tuple[str, str] | None] = None
@@ -133,13 +135,14 @@ class HttpProvider(ABC):
             offset = offset or reply.clock_offset
             # Without a Date header the provider's clock may be an hour off; listing more costs a page, not money.
             oldest = min(since + (offset[0] - 300.0 if offset else -3600.0), (there or math.inf) - 300.0)
-            batches = [self.parse(item) for item in listed(reply.body, self.listing, empty=self.omits_empty)]
+            batches = [self.parse(item) for item in page_of(reply.body, self.listing, omits_empty=self.omits_empty)]
             known = len(found)
             # An older one is kept too: its time may be as wrong as a clock can be, and ours is known by its token.
             found |= {b.id: b for b in batches}
             last = batches[-1] if batches else None
             following = self.next_page(mapping(reply.body), last, asked) if self.paged else None
-            ended = _reaches_past(batches, oldest) or (following is None and (self.paged or len(batches) < _FEW))
+            past = self.newest_first and _reaches_past(batches, oldest)
+            ended = past or (following is None and (self.paged or len(batches) < _FEW))
             asked_next = {**self.page, **(following or {})}
             # Nothing but what was listed before: it can't be paged through.
             same = asked_next == asked or (len(batches) > 0 and len(found) == known)

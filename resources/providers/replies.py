@@ -76,6 +76,23 @@ def listed(page: object, field: str, *, empty: bool = False) -> list[object]:
     return cast("list[object]", items or [])
 
 
+_OF_PAGES = {
+    *("nextPageToken", "next_page_token", "nextToken", "pagination_token", "totalSize", "total", "kind", "object"),
+    *("has_more", "unreachable", "prefixes", "etag"),
+}
+"""What stands on a page beside its items."""
+
+
+def page_of(page: object, field: str, *, omits_empty: bool) -> list[object]:
+    """The items of a listing's page, see `listed`.
+
+    Where JSON is made of protocol buffers, an empty list isn't there; but then nothing else is either: an object that
+    says something else, such as an error that comes with a 200, is no page.
+    """
+    said: set[str] = set(mapping(page))
+    return listed(page, field, empty=omits_empty and isinstance(page, dict) and said <= _OF_PAGES)
+
+
 def items_of(body: Mapping[str, Any]) -> list[object]:
     """The items of a list object; none if it isn't one."""
     items: object = body.get("data")

@@ -83,14 +83,22 @@ class TogetherShape(OpenAIShape):
         fields = {"purpose": self.purpose, "file_name": filename, "file_type": "jsonl", "checksum": checksum}
         form = {name: (None, value) for name, value in fields.items()}
         named = self._http.answered("POST", "/files", files=form, accepted=(302, 409))
-        if named.status == 409:  # the same file, which a reply that was lost had brought there
-            return id_of({"id": loaded(named.text).get("file_id")})
+        if named.status == 409:  # the same file, which a reply that was lost had named
+            known = id_of({"id": loaded(named.text).get("file_id")})
+            if self._came(known, path.stat().st_size):
+                return known
+            self.delete_file(known)  # its lines never came, and without its address they can't
+            named = self._http.answered("POST", "/files", files=form, accepted=(302,))
         address, file_id = named.headers.get("location"), named.headers.get("x-together-file-id")
         if not address or not file_id:
             raise no_address("together", named.text)
         self._http.put(address, path, {})
         self._http.answered("POST", f"/files/{path_part(file_id)}/preprocess")
         return file_id
+
+    def _came(self, file_id: str, size: int) -> bool:
+        about = an_object(self._http.get(f"/files/{path_part(file_id)}").body)
+        return about.get("bytes") == size or bool(about.get("Processed"))
 
     def asked(self, file_id: str, spec: RequestSpec, token: str) -> Mapping[str, Any]:
         whole = super().asked(file_id, spec, token)

@@ -121,6 +121,7 @@ class VertexJobs(BucketProvider):
     cancelling: ClassVar[str] = ":cancel"
     listing: ClassVar[str] = "batchPredictionJobs"
     omits_empty: ClassVar[bool] = True
+    newest_first: ClassVar[bool] = False
     page: ClassVar[Mapping[str, str | int]] = {"pageSize": 100}
     next_token: ClassVar[tuple[str, str] | None] = ("nextPageToken", "pageToken")
     results: ClassVar[str] = ".jsonl"

@@ -14,7 +14,7 @@ from .http import HttpClient
 from .kept import keep
 from .profile import About, Certainty, Profile
 from .protocol import TOKEN_KEY, Batch, BatchProvider, Phase, Problem
-from .replies import an_object, count, id_of, listed, mapping, moment, path_part, row_id_of
+from .replies import an_object, count, id_of, mapping, moment, page_of, path_part, row_id_of
 from .resource import BatchResource, clean_key
 from .wires.family import XAI_WIRE
 from .wires.parameters import Parameters
@@ -80,6 +80,7 @@ class XaiBatches(FilesProvider):
     cancelling: ClassVar[str] = ":cancel"
     listing: ClassVar[str] = "batches"
     omits_empty: ClassVar[bool] = True
+    newest_first: ClassVar[bool] = False
     next_token: ClassVar[tuple[str, str] | None] = ("pagination_token", "pagination_token")
 
     def asked(self, file_id: str, spec: RequestSpec, token: str) -> Mapping[str, Any]:
@@ -94,7 +95,7 @@ class XaiBatches(FilesProvider):
         )
         stopped = job.get("cancel_by_xai_message")
         if stopped:
-            phase = Phase.FAILED
+            phase = Phase.RUNNING if waiting else Phase.FAILED
         elif job.get("cancel_time"):
             phase = Phase.RUNNING if waiting else Phase.CANCELLED
         else:
@@ -132,7 +133,7 @@ class XaiBatches(FilesProvider):
         asked: dict[str, str | int] = {"limit": 1000}
         while True:
             page = an_object(self._http.get(f"{self.batches}/{path_part(batch.id)}/results", asked).body)
-            yield from (json.dumps(line).encode() + b"\n" for line in listed(page, "results", empty=True))
+            yield from (json.dumps(line).encode() + b"\n" for line in page_of(page, "results", omits_empty=True))
             token = page.get("pagination_token")
             if not token or token == asked.get("pagination_token"):
                 return

@@ -62,7 +62,12 @@ def put(body: dict[str, Any], path: str, value: Any) -> None:
     """Set a value at a path with dots; an object is merged into one that is there."""
     *outer, last = path.split(".")
     for name in outer:
-        body = cast("dict[str, Any]", body.setdefault(name, {}))
+        inner: object = body.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise InputError(
+                f"parameters set both {name!r} and {path!r}, which is a part of it; leave one of them out."
+            )
+        body = cast("dict[str, Any]", inner)
     there: object = body.get(last)
     if isinstance(there, dict) and isinstance(value, dict):
         body[last] = {**cast("dict[str, Any]", there), **cast("dict[str, Any]", value)}

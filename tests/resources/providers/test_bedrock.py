@@ -218,7 +218,9 @@ def test_a_long_folder_is_listed_to_its_end() -> None:
 
     def answer(request: httpx.Request) -> httpx.Response:
         assert request.url.path == "/bucket"
-        return httpx.Response(200, text=pages[request.url.params.get("continuation-token")])
+        return httpx.Response(
+            200, text=f"<ListBucketResult>{pages[request.url.params.get('continuation-token')]}</ListBucketResult>"
+        )
 
     http = HttpClient(name="s3", base_url="https://s3.test", api_key="", transport=httpx.MockTransport(answer))
     assert S3(http).below("s3://bucket/out/a/") == [

@@ -9,13 +9,14 @@ from typing import Any
 
 import httpx
 import pytest
-from dagster_batch_llm.resources.errors import ProviderError
+from dagster_batch_llm.resources.errors import AmbiguousError, ProviderError
 from dagster_batch_llm.resources.late import ours
 from dagster_batch_llm.resources.ledger import AttemptId, Send
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.openai import OPENAI
 from dagster_batch_llm.resources.providers.openai_shape import OpenAIShape, parse_batch
 from dagster_batch_llm.resources.providers.protocol import Batch
+from dagster_batch_llm.resources.providers.replies import page_of
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -130,3 +131,14 @@ def test_ids_of_strangers_stay_one_part_of_an_address(body: dict[str, Any]) -> N
     with suppress(ProviderError):
         OpenAIShape(OPENAI, http, account="acme").check(parse_batch(body).id)
     assert all(path.startswith("/v1/batches/") and path.count("/") == 3 and "?" not in path for path in seen)
+
+
+@pytest.mark.parametrize("page", [{"error": {"code": 503}}, {"message": "soon"}, {"detail": "no"}, {"state": "x"}, []])
+def test_an_object_that_says_something_else_is_no_empty_page(page: object) -> None:
+    with pytest.raises(AmbiguousError):
+        page_of(page, "operations", omits_empty=True)
+
+
+@pytest.mark.parametrize("page", [{}, {"nextPageToken": ""}, {"totalSize": 0, "nextPageToken": ""}])
+def test_a_page_that_leaves_out_its_empty_list_is_empty(page: object) -> None:
+    assert page_of(page, "operations", omits_empty=True) == []

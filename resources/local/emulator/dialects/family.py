@@ -203,6 +203,7 @@ class Together(Family):
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
         self._known: dict[str, str] = {}
+        self._sizes: dict[str, int] = {}
 
     def calls(self) -> Sequence[Call]:
         return (
@@ -225,15 +226,22 @@ class Together(Family):
         return Response(status_code=302, headers={"location": address, "x-together-file-id": key})
 
     def _put(self, asked: Asked) -> Response:
-        self._known[asked.path["key"]] = self.kept(asked.body)
+        key = asked.path["key"]
+        self._known[key], self._sizes[key] = self.kept(asked.body), len(asked.body)
         return Response(status_code=200)
 
     def _preprocess(self, asked: Asked) -> Shown:
         return self._file_object(asked.path["file_id"])
 
+    def _delete(self, asked: Asked) -> Shown:
+        key = asked.path["file_id"]
+        self.desk.drop(self._known.pop(key, key))
+        return {"id": key, "object": "file", "deleted": True}
+
     def _file_object(self, file_id: str) -> Shown:
         named = {**super()._file_object(self._known.get(file_id, file_id)), "id": file_id}
-        return {**named, "FileType": "jsonl", "processing_status": "COMPLETED"}
+        size = self._sizes.get(file_id, named["bytes"])  # what is kept has a word more per line
+        return {**named, "bytes": size, "FileType": "jsonl", "processing_status": "COMPLETED"}
 
     def wanted(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         needed(body, "input_file_id", "endpoint")
