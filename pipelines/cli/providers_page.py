@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ...resources.providers.catalogue import RESOURCES
+from ...resources.providers.catalogue import RESOURCES, VARIANTS
 from ...resources.providers.profile import Profile
 from ...resources.providers.wires.parameters import Parameters
 from ...resources.request import LIMITS
@@ -67,6 +67,8 @@ def _details() -> Iterator[str]:
         yield from (f"## {title[0].upper()}{title[1:]}", "", f"`{resource}`. {_limits(one)}", "")
         for operation, parameters in one.parameters.items():
             yield f"- {operation}: {_settable(parameters)}"
+        for option, other in VARIANTS.get(resource, {}).items():
+            yield f"- chat with `{option}`: {_settable(other.parameters['chat'])}"
         if set(one.endpoints) - set(one.parameters):
             yield f"- {', '.join(sorted(set(one.endpoints) - set(one.parameters)))}: parameters go as they are."
         yield from (f"- Not certain: {doubt}." for doubt in one.about.uncertain)

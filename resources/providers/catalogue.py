@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from .anthropic import ANTHROPIC
 from .azure import AZURE
-from .bedrock import BEDROCK
+from .bedrock import BEDROCK, INVOCATIONS
 from .cohere import COHERE
 from .compatible import COMPATIBLE
 from .doubleword import DOUBLEWORD
@@ -15,7 +15,7 @@ from .gemini import GEMINI
 from .groq import GROQ
 from .local import LOCAL
 from .mistral import MISTRAL
-from .openai import OPENAI
+from .openai import OPENAI, with_responses
 from .openrouter import OPENROUTER
 from .profile import Profile
 from .together import TOGETHER
@@ -43,5 +43,12 @@ RESOURCES: Mapping[str, Profile] = {
     "LocalBatch": LOCAL,
 }
 """The resource that a user names → its facts."""
+
+VARIANTS: Mapping[str, Mapping[str, Profile]] = {
+    "OpenAIBatch": {'chat_api="responses"': with_responses(OPENAI, "responses")},
+    "AzureOpenAIBatch": {'chat_api="responses"': with_responses(AZURE, "responses")},
+    "BedrockBatch": {'invocation="InvokeModel"': INVOCATIONS["InvokeModel"]},
+}
+"""The facts where an option of a resource has other chats made."""
 
 PROFILES: tuple[Profile, ...] = tuple(RESOURCES.values())

@@ -146,23 +146,24 @@ GEMINI_WIRE = Wire(
 
 def _vertex_body(spec: RequestSpec, prompt: str) -> dict[str, Any]:
     body = _body(spec, prompt)
-    if name := _reserved(body):
-        raise InputError(
-            f"{name!r} begins with $, and Vertex AI imports requests like a table, in which no name may. Call that "
-            "field otherwise."
-        )
+    if why := _not_imported(body):
+        raise InputError(f"{why}. Vertex AI imports requests like a table, which can't hold that; change that field.")
     return body
 
 
-def _reserved(value: object) -> str | None:
-    """The first name that begins with a dollar sign, wherever it stands."""
+def _not_imported(value: object) -> str | None:
+    """Why a request can't be a row of BigQuery's: a name with a dollar sign, or a record without fields."""
     if isinstance(value, list):
-        return next((name for one in cast("list[object]", value) if (name := _reserved(one))), None)
+        return next((why for one in cast("list[object]", value) if (why := _not_imported(one))), None)
     if not isinstance(value, dict):
         return None
     fields = cast("dict[str, object]", value)
-    first = next((name for name in fields if name.startswith("$")), None)
-    return first or _reserved(list(fields.values()))
+    for name, inner in fields.items():
+        if name.startswith("$"):
+            return f"{name!r} begins with $"
+        if inner in ({}, [{}]):
+            return f"{name!r} is an empty object"
+    return _not_imported(list(fields.values()))
 
 
 def _vertex_answered(row: str, status: int, body: Any) -> dict[str, Any]:
