@@ -98,8 +98,7 @@ class Journal:
         try:
             self._add(said)
         except StorageError:
-            if not self._give_room():
-                raise
+            self._give_room()  # if it isn't there, another thread has given it meanwhile
             self._add(said)
             raise
 
@@ -107,11 +106,9 @@ class Journal:
         """Why the rest isn't asked."""
         self._add({"why": why})
 
-    def _give_room(self) -> bool:
+    def _give_room(self) -> None:
         with suppress(OSError):
             self._room.unlink()
-            return True
-        return False
 
     def _add(self, said: Mapping[str, Any]) -> None:
         # A line that was cut off is ended by the next one.

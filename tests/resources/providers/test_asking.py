@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections.abc import Callable, Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster_batch_llm.resources.errors import AmbiguousError, BusyError, ProviderError, RefusedError, UnreachableError
+from dagster_batch_llm.resources.errors import (
+    AmbiguousError,
+    BusyError,
+    ProviderError,
+    RefusedError,
+    StorageError,
+    UnreachableError,
+)
 from dagster_batch_llm.resources.providers.asking import Asking
 from dagster_batch_llm.resources.providers.http import RawReply
 from dagster_batch_llm.resources.providers.journal import Journal, Told, read_journal
@@ -263,3 +272,28 @@ def test_a_journal_reads_back_whatever_the_order_and_wherever_it_ends(
     assert set(told.answered) == lines
     assert set(told.lost) == begun - lines
     assert all(json.loads(json.dumps(line))["of"] == row for row, line in told.answered.items())
+
+
+class FullOnce:
+    """The journal's file, on a disk that is full for one write; meanwhile another thread gives the room away."""
+
+    def __init__(self, path: Path, out: FileIO) -> None:
+        self._path, self._out = path, out
+
+    def write(self, line: bytes) -> int:
+        room = self._path.with_name("room")
+        if room.exists():
+            room.unlink()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self._out.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._out, name)
+
+
+def test_an_answer_is_kept_if_another_thread_made_the_room(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Journal(path, rows=1, now=1.0) as journal:
+        monkeypatch.setattr(journal, "_out", FullOnce(path, vars(journal)["_out"]))
+        with pytest.raises(StorageError, match="ree some space"):
+            journal.answer("a", {"of": "a"}, ok=True)
+    assert read_journal(path).answered == {"a": {"of": "a"}}

@@ -116,7 +116,7 @@ def test_credentials_that_can_not_be_renewed_send_nothing() -> None:
 
 def test_a_name_that_can_not_be_imported_is_said_before_anything_is_sent() -> None:
     inner = {"type": "object", "properties": {"$price": {"type": "number"}}}
-    empty = {"type": "object", "properties": {"price": {}}}
+    empty: dict[str, Any] = {"type": "object", "properties": {"price": {}}}
     with pytest.raises(InputError, match="vertex: 'price' is an empty object"):
         VERTEX.line_parts(RequestSpec(operation=Operation.CHAT, model="m", schema=empty))
     for schema in (inner, {"anyOf": [inner, {"type": "null"}]}, {"$ref": "#/x"}):
