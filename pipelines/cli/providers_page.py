@@ -34,16 +34,10 @@ def page() -> str:
 
 def _table() -> Iterator[str]:
     columns = (
-        "provider",
-        "resource",
-        "answers",
-        "window",
-        "requests",
-        "file",
-        "discount",
-        "answers follow a schema by",
+        *("provider", "resource", "answers", "window", "requests"),
+        *("file", "discount", "answers follow a schema by", "a lost create is found by"),
+        *("certainty", "read"),
     )
-    columns += ("a lost create is found by", "certainty", "read")
     yield f"| {' | '.join(columns)} |"
     yield "|---" * len(columns) + "|"
     for resource, one in RESOURCES.items():

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from .desk import Desk
 from .intake import MAX_FILE_BYTES
 from .reading import page, read_limit, read_seconds
 from .store import FILE_SECONDS, Store, StoredFile
@@ -23,8 +24,9 @@ _FORM_OVERHEAD = 1_000_000
 class FileRoutes:
     """Upload, list, look at, read and delete files."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, desk: Desk) -> None:
         self._store = store
+        self._desk = desk
 
     def routes(self) -> list[BaseRoute]:
         return [
@@ -59,31 +61,23 @@ class FileRoutes:
             raise RefusalError("'order' has to be 'asc' or 'desc'.", param="order")
         after = request.query_params.get("after")
         if after is not None:
-            self._file(after)
+            self._desk.file(after)
         found = self._store.files(
             purpose=request.query_params.get("purpose"), after=after, limit=limit + 1, newest_first=order == "desc"
         )
         return JSONResponse(page([_file_object(stored) for stored in found], limit))
 
     def show(self, request: Request) -> Response:
-        return JSONResponse(_file_object(self._file(request.path_params["file_id"])))
+        return JSONResponse(_file_object(self._desk.file(request.path_params["file_id"])))
 
     def content(self, request: Request) -> Response:
-        stored = self._file(request.path_params["file_id"])
+        stored = self._desk.file(request.path_params["file_id"])
         return FileResponse(self._store.content(stored.id), media_type="application/octet-stream")
 
     def delete(self, request: Request) -> Response:
-        stored = self._file(request.path_params["file_id"])
+        stored = self._desk.file(request.path_params["file_id"])
         self._store.delete_file(stored.id)
         return JSONResponse({"id": stored.id, "object": "file", "deleted": True})
-
-    def _file(self, file_id: str) -> StoredFile:
-        stored = self._store.file(file_id)
-        if stored is None:
-            raise RefusalError(
-                f"No such File object: {clean_text(file_id)[:80]}", status=404, code="not_found", param="id"
-            )
-        return stored
 
 
 def _expiry(form: FormData) -> int:

@@ -98,7 +98,7 @@ def make_app(parts: Parts) -> Starlette:
     """The server's application."""
     routes: list[BaseRoute] = [
         *(parts.dialect.routes() if parts.dialect else ()),
-        *FileRoutes(parts.store).routes(),
+        *FileRoutes(parts.store, parts.desk).routes(),
         *BatchRoutes(parts.desk).routes(),
         *_engine_routes(parts),
         *parts.more_routes,

@@ -64,12 +64,11 @@ def _ended(ledger: Ledger) -> list[Repair]:
 
 
 def _rebuilt(ledger: Ledger, providers: Mapping[str, BatchProvider]) -> list[Repair]:
-    home = Home(ledger.home)
+    home, sides = Home(ledger.home), Sides(providers, ledger.home)
     done: list[Repair] = []
     for name, file in ledger.upkeep.answers_files():
         if problem_of_answers(home.answers(file.file), file.outcomes) is not None:
             attempt = ledger.attempts.get(name)
-            sides = Sides(providers, ledger.home)
             provider = sides.of(attempt) if sides.know(attempt) else None
             done.append(_rebuild(ledger, home, attempt, file, provider))
     return done

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..clock import Clock
 from ..errors import AmbiguousError, RefusedError, UserError
@@ -15,6 +15,7 @@ from ..visible import visible
 from .aws import S3, Signer, credentials_of
 from .buckets import Bucket, BucketProvider, clean_folder
 from .http import HttpClient
+from .kept import lines_in
 from .openai_shape import TOKEN_KEY
 from .profile import About, Certainty, Profile
 from .protocol import Batch, BatchProvider, Phase, Problem
@@ -203,16 +204,11 @@ class BedrockJobs(BucketProvider):
         self._role = role
         self._direct = runtime or http
 
-    def at_once(self, spec: RequestSpec, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        del spec  # the address names the model
-        return body
-
     def at(self, batch_id: str) -> str:
         return f"/model-invocation-job/{path_part(batch_id)}"
 
     def upload(self, path: Path, filename: str) -> str:
-        with path.open("rb") as lines:
-            number = sum(part.count(b"\n") for part in iter(lambda: lines.read(1 << 20), b""))
+        number = lines_in(path)
         if number < self._profile.min_rows:
             raise RefusedError(
                 f"bedrock: a job has at least {self._profile.min_rows} requests, this one has {number}. Nothing was "

@@ -12,6 +12,7 @@ from ..file_names import digest
 from ..request import RequestSpec
 from ..visible import visible
 from .http import HttpClient
+from .kept import lines_in
 from .over_http import HttpProvider, ends_whole
 from .profile import About, Certainty, Profile
 from .protocol import TOKEN_KEY, Batch, BatchProvider, Phase, Problem
@@ -107,9 +108,10 @@ class FireworksJobs(HttpProvider):
 
     def upload(self, path: Path, filename: str) -> str:
         dataset = f"in-{Path(filename).stem}"
-        with path.open("rb") as stream:
-            examples = sum(part.count(b"\n") for part in iter(lambda: stream.read(1 << 20), b""))
-        about: dict[str, Any] = {"datasetId": dataset, "dataset": {"exampleCount": str(examples), "userUploaded": {}}}
+        about: dict[str, Any] = {
+            "datasetId": dataset,
+            "dataset": {"exampleCount": str(lines_in(path)), "userUploaded": {}},
+        }
         # One that is there already is ours: the reply that made it was lost.
         self._http.answered("POST", self._datasets, json=about, accepted=(409,))
         self._http.upload(f"{self._datasets}/{dataset}:upload", {}, path, filename)
@@ -193,8 +195,4 @@ class FireworksJobs(HttpProvider):
         return True
 
     def delete_file(self, file_id: str) -> None:
-        try:
-            self._http.delete(f"{self._datasets}/{path_part(file_id)}")
-        except RefusedError as error:
-            if error.status != 404:
-                raise
+        self.forget(f"{self._datasets}/{path_part(file_id)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..clock import Clock
 from ..errors import ProviderError, RefusedError
@@ -121,15 +121,14 @@ class GeminiJobs(HttpProvider):
         return (self.content(file), f"/download{self.content(file)}")
 
     def upload(self, path: Path, filename: str) -> str:
-        refusal: RefusedError | None = None
-        for media_type in _MEDIA_TYPES:
+        *others, last = _MEDIA_TYPES
+        for media_type in others:
             try:
                 return self._uploaded(path, filename, media_type)
             except RefusedError as error:
                 if error.status != 400 or "mime" not in error.message.lower():
                     raise
-                refusal = error
-        raise refusal or AssertionError("there are media types")
+        return self._uploaded(path, filename, last)
 
     def _uploaded(self, path: Path, filename: str, media_type: str) -> str:
         headers = {
@@ -157,10 +156,6 @@ class GeminiJobs(HttpProvider):
         body = {"batch": {"displayName": token, "inputConfig": {field: file_id}}}
         path = f"/{self._version}/models/{model}:{self._profile.endpoints[spec.operation]}"
         return self.parse(self._http.post_once(path, body, still_allowed).body)
-
-    def at_once(self, spec: RequestSpec, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        del spec  # the address names the model
-        return body
 
     def parse(self, body: object) -> Batch:
         operation = an_object(body)
@@ -202,8 +197,4 @@ class GeminiJobs(HttpProvider):
         return True
 
     def delete_file(self, file_id: str) -> None:
-        try:
-            self._http.delete(f"/{self._version}/{path_part(file_id, keep='/')}")
-        except RefusedError as error:
-            if error.status not in {403, 404}:
-                raise
+        self.forget(f"/{self._version}/{path_part(file_id, keep='/')}", gone={403, 404})

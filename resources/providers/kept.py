@@ -1,4 +1,4 @@
-"""Results on disk: a file appears under its name only when it is whole and durable."""
+"""Files of lines on disk: one with results appears under its name only when it is whole and durable."""
 
 from __future__ import annotations
 
@@ -31,3 +31,9 @@ def keep(into: Path, parts: Iterable[bytes], token: str) -> None:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def lines_in(path: Path) -> int:
+    """How many lines a request file has; each is ended."""
+    with path.open("rb") as stream:
+        return sum(part.count(b"\n") for part in iter(lambda: stream.read(1 << 20), b""))

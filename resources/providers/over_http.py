@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +30,7 @@ _FEW = 20
 
 
 class HttpProvider(ABC):
-    """Batches that are listed newest first, looked at one by one, and answered in files of lines.
+    """Batches that are listed, looked at one by one, and answered in files of lines.
 
     Args:
         profile: The facts about the provider.
@@ -195,7 +195,8 @@ class HttpProvider(ABC):
 
     def at_once(self, spec: RequestSpec, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """The body of a request that is asked at once, given that in a batch, whose job may name the model instead."""
-        return {"model": spec.model, **body}
+        in_address = "{model}" in self._profile.at_once[spec.operation]
+        return body if in_address else {"model": spec.model, **body}
 
     def ask(
         self, spec: RequestSpec, body: Mapping[str, Any], still_allowed: Callable[[], None], seconds: float
@@ -207,6 +208,14 @@ class HttpProvider(ABC):
     def asked_at(self, spec: RequestSpec) -> str:
         """The path at which a request is asked at once."""
         return self._profile.at_once[spec.operation].format(model=path_part(spec.model.removeprefix("models/")))
+
+    def forget(self, path: str, gone: Collection[int] = (404,)) -> None:
+        """Delete what is at a path; by one of the statuses in `gone` it was deleted before."""
+        try:
+            self._http.delete(path)
+        except RefusedError as error:
+            if error.status not in gone:
+                raise
 
     def close(self) -> None:
         for client in {self._http, self._store, self._direct}:

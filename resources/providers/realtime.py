@@ -27,7 +27,7 @@ from ..request import RequestSpec
 from .asking import AT_A_TIME, Asking
 from .http import RawReply
 from .journal import Journal, Told, read_journal
-from .kept import keep
+from .kept import keep, lines_in
 from .profile import Profile, Recovery
 from .protocol import TOKEN_KEY, Batch, Listing, Phase
 
@@ -106,7 +106,7 @@ class RealtimeSide:
             TooLateError: Likewise.
             StorageError: Nothing was carried out, or what was can't be noted.
         """
-        rows, now = self._rows(file_id), self._clock.now()
+        rows, now = lines_in(self._requests(file_id)), self._clock.now()
         with self._held(token), Journal(self._journal(token), rows=rows, now=now) as journal:
             asking = Asking(
                 lambda body, allowed: self._ask(spec, body, allowed, _REPLY_SECONDS),
@@ -231,10 +231,6 @@ class RealtimeSide:
             for line in lines:
                 request = json.loads(line)
                 yield request[wire.row_id], request[wire.inner]
-
-    def _rows(self, file_id: str) -> int:
-        with self._requests(file_id).open("rb") as lines:
-            return sum(1 for _ in lines)
 
     def _forget_old(self) -> None:
         """Sends are kept as long as a provider keeps results."""

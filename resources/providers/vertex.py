@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..clock import Clock
 from ..errors import UserError
@@ -140,10 +140,6 @@ class VertexJobs(BucketProvider):
         super().__init__(profile, http, bucket=bucket, folder=folder, account=account, clock=clock)
         self._place = place
         self.batches = f"/v1/{place}/batchPredictionJobs"
-
-    def at_once(self, spec: RequestSpec, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        del spec  # the address names the model
-        return body
 
     def asked_at(self, spec: RequestSpec) -> str:
         return f"/v1/{self._place}/{super().asked_at(spec)}"

@@ -72,8 +72,4 @@ class FilesProvider(HttpProvider):
         return shown
 
     def delete_file(self, file_id: str) -> None:
-        try:
-            self._http.delete(f"/files/{path_part(file_id)}")
-        except RefusedError as error:
-            if error.status != 404:
-                raise
+        self.forget(f"/files/{path_part(file_id)}")

@@ -14,12 +14,12 @@ from dagster_batch_llm.resources.duck import connect, rows
 from dagster_batch_llm.resources.providers.anthropic import ANTHROPIC, AnthropicBatch, MessageBatches
 from dagster_batch_llm.resources.providers.protocol import Phase
 from dagster_batch_llm.resources.providers.wires.anthropic import ANTHROPIC_WIRE
-from dagster_batch_llm.resources.providers.wires.wire import line_sql
 from dagster_batch_llm.resources.request import RequestSpec
 from pydantic import TypeAdapter
 
 from ..fake_anthropic import FakeAnthropic, failed, message, text_of
 from ..fake_clock import FakeClock
+from ..rendered import rendered
 from ..served import served
 from .test_anthropic import CHAT
 
@@ -55,15 +55,7 @@ def theirs(address: str) -> Iterator[anthropic.Anthropic]:
 @pytest.fixture
 def lines(tmp_path: Path) -> Path:
     """A request file as it is rendered."""
-    parts = ANTHROPIC.line_parts(CHAT)
-    path = tmp_path / "rows.jsonl"
-    engine = connect()
-    rendered = [
-        rows(engine, f"SELECT {line_sql(parts, '$id', '$prompt')}", {"id": f"t-{n}", "prompt": prompt})[0][0]
-        for n, prompt in enumerate(PROMPTS)
-    ]
-    path.write_text("".join(rendered))
-    return path
+    return rendered(tmp_path / "rows.jsonl", ANTHROPIC, CHAT, PROMPTS)
 
 
 def requests_of(lines: Path) -> list[Any]:

@@ -15,11 +15,11 @@ from dagster_batch_llm.resources.duck import connect, rows
 from dagster_batch_llm.resources.local.emulator import Fault, Faults
 from dagster_batch_llm.resources.providers.bedrock import INVOCATIONS, BedrockBatch, BedrockJobs
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
-from dagster_batch_llm.resources.providers.wires.wire import line_sql
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from ..emulated import ROLE, TOKEN, EmulatedServer
 from ..fake_clock import FakeClock
+from ..rendered import rendered
 from ..served import served
 
 SCHEMA = {
@@ -90,14 +90,7 @@ def bucket(address: str) -> Iterator[Any]:
 @pytest.fixture
 def lines(tmp_path: Path, invocation: str) -> Path:
     """A request file as it is rendered."""
-    parts = INVOCATIONS[invocation].line_parts(CHAT)
-    path = tmp_path / "rows.jsonl"
-    rendered = [
-        rows(connect(), f"SELECT {line_sql(parts, '$id', '$prompt')}", {"id": f"t-{n}", "prompt": prompt})[0][0]
-        for n, prompt in enumerate(PROMPTS)
-    ]
-    path.write_text("".join(rendered))
-    return path
+    return rendered(tmp_path / "rows.jsonl", INVOCATIONS[invocation], CHAT, PROMPTS)
 
 
 def made(ours: BedrockJobs, lines: Path, token: str = "00ff") -> Batch:

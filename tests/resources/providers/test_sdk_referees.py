@@ -27,11 +27,11 @@ from dagster_batch_llm.resources.providers.over_http import HttpProvider
 from dagster_batch_llm.resources.providers.profile import Profile
 from dagster_batch_llm.resources.providers.protocol import Phase
 from dagster_batch_llm.resources.providers.together import TOGETHER, TogetherShape
-from dagster_batch_llm.resources.providers.wires.wire import line_sql
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 
 from ..emulated import TOKEN, EmulatedServer, rules
 from ..fake_clock import FakeClock
+from ..rendered import rendered
 from ..served import served
 
 PROMPTS = ["hello", "two\nlines", 'quotes " and ünïcode']
@@ -245,13 +245,7 @@ def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Round]:
         asked.append(given)
         return server.handle(given)
 
-    lines = tmp_path / "0123abc.jsonl"
-    parts = case.profile.line_parts(ASKED)
-    rendered = [
-        rows(connect(), f"SELECT {line_sql(parts, '$id', '$prompt')}", {"id": f"t-{n}", "prompt": prompt})[0][0]
-        for n, prompt in enumerate(PROMPTS)
-    ]
-    lines.write_text("".join(rendered))
+    lines = rendered(tmp_path / "0123abc.jsonl", case.profile, ASKED, PROMPTS)
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "environ", {k: v for k, v in os.environ.items() if "PROXY" not in k.upper()})
         address = stack.enter_context(served(handle))

@@ -14,12 +14,12 @@ from dagster_batch_llm.resources.providers.google_cloud import Bearer, CloudStor
 from dagster_batch_llm.resources.providers.http import HttpClient
 from dagster_batch_llm.resources.providers.protocol import Batch, Phase
 from dagster_batch_llm.resources.providers.vertex import VERTEX, VertexJobs
-from dagster_batch_llm.resources.providers.wires.wire import line_sql
 from dagster_batch_llm.resources.request import Operation, RequestSpec
 from google.oauth2.credentials import Credentials
 
 from ..emulated import TOKEN, EmulatedServer
 from ..fake_clock import FakeClock
+from ..rendered import rendered
 from ..served import served
 
 CHAT = RequestSpec(operation=Operation.CHAT, model="gemini-2.5-flash", instruction="Be brief.")
@@ -74,14 +74,7 @@ def theirs(address: str, credentials: Any) -> Iterator[Any]:
 @pytest.fixture
 def lines(tmp_path: Path) -> Path:
     """A request file as it is rendered."""
-    parts = VERTEX.line_parts(CHAT)
-    path = tmp_path / "rows.jsonl"
-    rendered = [
-        rows(connect(), f"SELECT {line_sql(parts, '$id', '$prompt')}", {"id": f"t-{n}", "prompt": prompt})[0][0]
-        for n, prompt in enumerate(PROMPTS)
-    ]
-    path.write_text("".join(rendered))
-    return path
+    return rendered(tmp_path / "rows.jsonl", VERTEX, CHAT, PROMPTS)
 
 
 def made(ours: VertexJobs, lines: Path, token: str = "00ff") -> Batch:

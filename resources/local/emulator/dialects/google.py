@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from starlette.responses import Response
 
@@ -61,10 +62,39 @@ def google_reply(told: Told) -> Any:
     return {"candidates": [candidate], **({"usageMetadata": usage} if metered else {})}
 
 
-class Gemini(Dialect):
+class Jobs(Dialect):
+    """What Google's protocols say alike of jobs."""
+
+    listing: ClassVar[str]
+    page_size: ClassVar[int]
+
+    @abstractmethod
+    def shown(self, shown: Shown) -> Shown:
+        """A job, given as OpenAI's batch."""
+
+    def refusal(self, error: RefusalError) -> Shown:
+        status = _STATUSES.get(error.status, "INTERNAL")
+        return {"error": {"code": error.status, "message": error.message, "status": status}}
+
+    def listed(self, asked: Asked) -> Shown:
+        found, more = self.page(asked.query.get("pageToken") or None, int(asked.query.get("pageSize", self.page_size)))
+        token = {"nextPageToken": found[-1]["id"]} if more else {}
+        return {**({self.listing: [self.shown(one) for one in found]} if found else {}), **token}
+
+    def got(self, asked: Asked) -> Shown:
+        return self.shown(self.seen(asked))
+
+    def cancel(self, asked: Asked) -> Shown:
+        self.cancelled(asked)
+        return {}
+
+
+class Gemini(Jobs):
     """`GeminiBatch` speaks it."""
 
     name = "gemini"
+    listing = "operations"
+    page_size = 50
     header = "x-goog-api-key"
     prefix = ""
 
@@ -80,18 +110,14 @@ class Gemini(Dialect):
             Call("create", "POST", "/{version}/models/{model}:asyncBatchEmbedContent", self._create),
             Call("ask", "POST", "/{version}/models/{model}:generateContent", partial(self._ask, CHAT)),
             Call("ask", "POST", "/{version}/models/{model}:embedContent", partial(self._ask, EMBEDDINGS)),
-            Call("cancel", "POST", "/{version}/batches/{batch_id}:cancel", self._cancel),
-            Call("list", "GET", "/{version}/batches", self._list),
-            Call("get", "GET", "/{version}/batches/{batch_id}", self._get),
+            Call("cancel", "POST", "/{version}/batches/{batch_id}:cancel", self.cancel),
+            Call("list", "GET", "/{version}/batches", self.listed),
+            Call("get", "GET", "/{version}/batches/{batch_id}", self.got),
         )
 
     def admits(self, headers: Mapping[str, str], token: str) -> bool:
         # An upload's second step comes without the key; what is uploaded is nobody's secret.
         return "x-goog-upload-command" in headers or super().admits(headers, token)
-
-    def refusal(self, error: RefusalError) -> Shown:
-        status = _STATUSES.get(error.status, "INTERNAL")
-        return {"error": {"code": error.status, "message": error.message, "status": status}}
 
     def request(self, line: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
         return line["key"], openai_body(line["request"])
@@ -143,21 +169,9 @@ class Gemini(Dialect):
         endpoint = EMBEDDINGS if b'"input"' in next(self.desk.lines(file_id), b"") else CHAT
         metadata = {"name": name, "model": asked.path["model"]}
         wanted = {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "48h", "metadata": metadata}
-        return self._shown(self.desk.shown(self.desk.create(wanted)))
+        return self.shown(self.desk.shown(self.desk.create(wanted)))
 
-    def _list(self, asked: Asked) -> Shown:
-        found, more = self.page(asked.query.get("pageToken") or None, int(asked.query.get("pageSize", 50)))
-        token = {"nextPageToken": found[-1]["id"]} if more else {}
-        return {**({"operations": [self._shown(one) for one in found]} if found else {}), **token}
-
-    def _get(self, asked: Asked) -> Shown:
-        return self._shown(self.seen(asked))
-
-    def _cancel(self, asked: Asked) -> Shown:
-        self.cancelled(asked)
-        return {}
-
-    def _shown(self, shown: Shown) -> Shown:
+    def shown(self, shown: Shown) -> Shown:
         metadata: Mapping[str, str] = shown.get("metadata") or {}
         counts = counts_of(shown)
         stats = {"requestCount": counts["total"], "successfulRequestCount": counts["completed"]}

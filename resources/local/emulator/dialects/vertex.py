@@ -10,8 +10,8 @@ from starlette.responses import Response
 from ...answer import CHAT
 from ...desk import Desk
 from ...wire import RefusalError
-from .dialect import ENDED, Asked, Call, Dialect, Shown, Told, counts_of, iso, needed, problems_of
-from .google import Gemini, google_reply, openai_body
+from .dialect import ENDED, Asked, Call, Shown, Told, counts_of, iso, needed, problems_of
+from .google import Jobs, google_reply, openai_body
 
 _STATES = {
     "validating": "PENDING",
@@ -25,11 +25,12 @@ _STATES = {
 }
 
 
-class Vertex(Dialect):
+class Vertex(Jobs):
     """`VertexBatch` speaks it."""
 
     name = "vertex"
-    refusal = Gemini.refusal
+    listing = "batchPredictionJobs"
+    page_size = 100
 
     def __init__(self, desk: Desk) -> None:
         super().__init__(desk)
@@ -41,9 +42,9 @@ class Vertex(Dialect):
         bucket, thing = "/storage/v1/b/{bucket}/o", "/storage/v1/b/{bucket}/o/{key:path}"
         return (
             Call("create", "POST", jobs, self._create),
-            Call("list", "GET", jobs, self._list),
-            Call("cancel", "POST", f"{jobs}/{{batch_id}}:cancel", self._cancel),
-            Call("get", "GET", f"{jobs}/{{batch_id}}", self._get),
+            Call("list", "GET", jobs, self.listed),
+            Call("cancel", "POST", f"{jobs}/{{batch_id}}:cancel", self.cancel),
+            Call("get", "GET", f"{jobs}/{{batch_id}}", self.got),
             Call("upload", "POST", f"/upload{bucket}", self._put),
             Call("content", "GET", thing, self._thing),
             Call("delete", "DELETE", thing, self._delete),
@@ -80,21 +81,9 @@ class Vertex(Dialect):
             "completion_window": "96h",
             "metadata": {"name": name, "model": model, "input": source, "output": target, "parent": parent},
         }
-        return self._shown(self.desk.shown(self.desk.create(wanted)))
+        return self.shown(self.desk.shown(self.desk.create(wanted)))
 
-    def _list(self, asked: Asked) -> Shown:
-        found, more = self.page(asked.query.get("pageToken") or None, int(asked.query.get("pageSize", 100)))
-        token = {"nextPageToken": found[-1]["id"]} if more else {}
-        return {**({"batchPredictionJobs": [self._shown(one) for one in found]} if found else {}), **token}
-
-    def _get(self, asked: Asked) -> Shown:
-        return self._shown(self.seen(asked))
-
-    def _cancel(self, asked: Asked) -> Shown:
-        self.cancelled(asked)
-        return {}
-
-    def _shown(self, shown: Shown) -> Shown:
+    def shown(self, shown: Shown) -> Shown:
         metadata, counts = _told(shown), counts_of(shown)
         left = counts["total"] - counts["completed"] - counts["failed"]
         stats = {"successful": counts["completed"], "failed": counts["failed"], "incomplete": max(left, 0)}
