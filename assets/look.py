@@ -131,11 +131,11 @@ def _shards(
     for factor in np.unique(factors):
         first, last = np.searchsorted(factors, [factor, factor + 1])
         shards = cut(sizes[first:last], profile)
-        largest = max(end - start for start, end in shards)
-        if largest < profile.min_rows <= last - first:  # they aren't few, so they aren't asked at twice the price
+        few = [end - start for start, end in shards if end - start < profile.min_rows]
+        if sum(few) >= profile.min_rows:  # they aren't few, so they aren't asked at twice the price
             raise InputError(
                 f"{profile.name} takes batches of at least {profile.min_rows} requests, and the limits of its resource "
-                f"make batches of {largest} of these {last - first}. Nothing was asked; raise max_rows_per_batch or "
+                f"make batches of {max(few)} of these {last - first}. Nothing was asked; raise max_rows_per_batch or "
                 "max_queued_tokens."
             )
         for start, end in shards:

@@ -67,14 +67,12 @@ def look_for(ledger: Ledger, provider: BatchProvider, attempt: Attempt, sends: S
 
 def _token_in_results(provider: BatchProvider, batch: Batch) -> str | None:
     """The token in an ended batch's first result line; empty if it has no line, None if that can't be told (yet)."""
-    if batch.lacks_files and (batch.counted or batch.phase is Phase.COMPLETED):
-        return None
     try:
         first = provider.first_custom_id(batch)
     except RefusedError:  # gone, of another project, or not a line that can be read: it may be a stranger's
         return None
-    if first is None and batch.counted:
-        return None  # the file came without its lines
+    if first is None and (batch.counted or batch.phase is Phase.COMPLETED):
+        return None  # its file isn't there yet, or came without its lines
     # One that ended without a row proves nothing, but it hardly cost anything either.
     return (first or "").rpartition("-")[0]
 

@@ -144,6 +144,7 @@ class HttpProvider(ABC):
             past = self.newest_first and _reaches_past(batches, oldest)
             ended = past or (following is None and (self.paged or len(batches) < _FEW))
             asked_next = {**self.page, **(following or {})}
+            ended |= not batches and asked_next == asked  # nothing, and nothing else to ask: that is the end, too
             # Nothing but what was listed before: it can't be paged through.
             same = asked_next == asked or (len(batches) > 0 and len(found) == known)
             if ended or following is None or same:

@@ -78,7 +78,7 @@ def listed(page: object, field: str, *, empty: bool = False) -> list[object]:
 
 _OF_PAGES = {
     *("nextPageToken", "next_page_token", "nextToken", "pagination_token", "totalSize", "total", "kind", "object"),
-    *("has_more", "unreachable", "prefixes", "etag"),
+    *("has_more", "prefixes", "etag", "unreachable"),
 }
 """What stands on a page beside its items."""
 
@@ -87,8 +87,11 @@ def page_of(page: object, field: str, *, omits_empty: bool) -> list[object]:
     """The items of a listing's page, see `listed`.
 
     Where JSON is made of protocol buffers, an empty list isn't there; but then nothing else is either: an object that
-    says something else, such as an error that comes with a 200, is no page.
+    says something else, such as an error that comes with a 200, is no page. Nor is one that lacks places which couldn't
+    be reached.
     """
+    if missing := mapping(page).get("unreachable"):
+        raise AmbiguousError(f"A listing is without {str(missing)[:100]!r}, which the server couldn't reach.")
     said: set[str] = set(mapping(page))
     return listed(page, field, empty=omits_empty and isinstance(page, dict) and said <= _OF_PAGES)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..errors import RefusedError
 from ..request import RequestSpec
 from .openai_shape import OpenAIShape, parse_batch
 from .profile import About, Certainty, Profile
@@ -87,7 +89,8 @@ class TogetherShape(OpenAIShape):
             known = id_of({"id": loaded(named.text).get("file_id")})
             if self._came(known, path.stat().st_size):
                 return known
-            self.delete_file(known)  # its lines never came, and without its address they can't
+            with suppress(RefusedError):  # then the name stays taken, and this is tried anew with another file
+                self.delete_file(known)  # its lines never came, and without its address they can't
             named = self._http.answered("POST", "/files", files=form, accepted=(302,))
         address, file_id = named.headers.get("location"), named.headers.get("x-together-file-id")
         if not address or not file_id:
@@ -97,8 +100,11 @@ class TogetherShape(OpenAIShape):
         return file_id
 
     def _came(self, file_id: str, size: int) -> bool:
-        about = an_object(self._http.get(f"/files/{path_part(file_id)}").body)
-        return about.get("bytes") == size or bool(about.get("Processed"))
+        try:
+            about = an_object(self._http.get(f"/files/{path_part(file_id)}").body)
+        except RefusedError:  # nothing is known of what was only named
+            return False
+        return about.get("bytes") == size
 
     def asked(self, file_id: str, spec: RequestSpec, token: str) -> Mapping[str, Any]:
         whole = super().asked(file_id, spec, token)

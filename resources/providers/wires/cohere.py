@@ -40,8 +40,9 @@ EMBEDDING_PARAMETERS = Parameters(
 
 _ERROR = "line->'$.error'"
 _TEXT = "nullif(array_to_string(body->>'$.message.content[*].text', ''), '')"
-_FENCED = r"(?s)\s*```(?:json)?\s*(\{[^`]*\})\s*```\s*"
-"""One object of JSON, which was asked for in words, and nothing else."""
+_FENCED = r"(?s)^\s*```(?:json|JSON)?\s*(\{.*\})\s*```\s*$"
+_OBJECT = f"regexp_extract({_TEXT}, {literal(_FENCED)}, 1)"
+"""One object of JSON, which was asked for in words, in a fence and with nothing around it."""
 _FINISH = "body->>'$.finish_reason'"
 
 
@@ -94,8 +95,7 @@ COHERE_WIRE = Wire(
             ELSE TRY_CAST({_ERROR}->>'$.status_code' AS INTEGER) END""",
         body="line->'$.response'",
         error=f"CASE WHEN json_type(line->'$.response') = 'NULL' AND json_type({_ERROR}) <> 'NULL' THEN {_ERROR} END",
-        answer=f"CASE WHEN regexp_full_match({_TEXT}, {literal(_FENCED)}) "
-        f"THEN regexp_extract({_TEXT}, {literal(_FENCED)}, 1) ELSE {_TEXT} END",
+        answer=f"CASE WHEN json_valid({_OBJECT}) THEN {_OBJECT} ELSE {_TEXT} END",
         vector="TRY_CAST(coalesce(body->'$.embeddings.float[0]', body->'$.embeddings[0]') AS FLOAT[])",
         nothing=f"""CASE
             WHEN (body->'$.message') IS NULL AND json_type(body) <> 'NULL' THEN {STRANGE}

@@ -161,7 +161,7 @@ def _not_imported(value: object) -> str | None:
     for name, inner in fields.items():
         if name.startswith("$"):
             return f"{name!r} begins with $"
-        if inner in ({}, [{}]):
+        if any(one == {} for one in (cast("list[object]", inner) if isinstance(inner, list) else [inner])):
             return f"{name!r} is an empty object"
     return _not_imported(list(fields.values()))
 

@@ -133,7 +133,10 @@ def test_ids_of_strangers_stay_one_part_of_an_address(body: dict[str, Any]) -> N
     assert all(path.startswith("/v1/batches/") and path.count("/") == 3 and "?" not in path for path in seen)
 
 
-@pytest.mark.parametrize("page", [{"error": {"code": 503}}, {"message": "soon"}, {"detail": "no"}, {"state": "x"}, []])
+@pytest.mark.parametrize(
+    "page",
+    [{"error": {"code": 503}}, {"message": "soon"}, {"detail": "no"}, {"state": "x"}, {"unreachable": ["us"]}, []],
+)
 def test_an_object_that_says_something_else_is_no_empty_page(page: object) -> None:
     with pytest.raises(AmbiguousError):
         page_of(page, "operations", omits_empty=True)

@@ -256,6 +256,9 @@ def test_what_xais_models_only_think_is_counted() -> None:
     ("text", "answer"),
     [
         ('```json\n{"label": "good"}\n```', '{"label": "good"}'),
+        ('```json\n{"label": "`good`"}\n```\n', '{"label": "`good`"}'),
+        ('```json\n{"label": "```py\\nx\\n```"}\n```', '{"label": "```py\\nx\\n```"}'),
+        ('```json\n{"a": 1}\n```\n```json\n{"a": 2}\n```', '```json\n{"a": 1}\n```\n```json\n{"a": 2}\n```'),
         ("Use this:\n```python\nprint(1)\n```", "Use this:\n```python\nprint(1)\n```"),
     ],
 )

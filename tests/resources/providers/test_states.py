@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import httpx
 import numpy as np
 import pytest
 from dagster_batch_llm.assets import look
-from dagster_batch_llm.resources.errors import BusyError, InputError, UserError
+from dagster_batch_llm.resources import lost_creates
+from dagster_batch_llm.resources.errors import AmbiguousError, BusyError, InputError, UserError
 from dagster_batch_llm.resources.ledger import Tier
 from dagster_batch_llm.resources.providers.bedrock import BEDROCK, BedrockBatch
 from dagster_batch_llm.resources.providers.fireworks import FIREWORKS, FireworksJobs
@@ -79,6 +81,9 @@ def test_requests_are_not_asked_at_once_because_a_limit_makes_batches_small() ->
     small = replace(BEDROCK, max_bytes=100_000)
     with pytest.raises(InputError, match=r"make batches of \d+ of these 300"):
         list(shards(sizes, factors, small, None))
+    mixed = np.concatenate([np.full(100, 100, dtype=np.int64), sizes])  # enough small ones for a batch, and then these
+    with pytest.raises(InputError, match=r"make batches of \d+ of these 400"):
+        list(shards(mixed, np.ones(400, dtype=np.int64), small, None))
     assert {tier for *_, tier in shards(sizes, factors, BEDROCK, None)} == {Tier.BATCH}
 
 
@@ -108,11 +113,14 @@ def test_amazons_full_quota_is_not_the_rows_mistake() -> None:
 class Shelf:
     """Together's files: one is known by what is in it from the moment that its address is named."""
 
-    def __init__(self) -> None:
+    def __init__(self, refused: str = "") -> None:
         self.named: dict[str, bytes] = {}
+        self.refused = refused
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
         key = request.url.path.rpartition("/")[2]
+        if request.method == self.refused:
+            return httpx.Response(404 if key == "f" and self.refused == "GET" else 403, json={})
         if request.method == "PUT":
             self.named[key] = request.read()
         elif request.method == "DELETE":
@@ -138,6 +146,56 @@ def test_a_file_that_together_knows_is_used_only_if_its_lines_came(tmp_path: Pat
     path.write_bytes(b"lines\n")
     assert TogetherShape(TOGETHER, http, account="a").upload(path, path.name) == "f"
     assert shelf.named == {"f": b"lines\n"}
+
+
+@pytest.mark.parametrize(("refused", "wanted"), [("GET", b"lines\n"), ("DELETE", b"")])
+def test_a_file_of_which_together_knows_the_name_only_is_not_the_end(
+    tmp_path: Path, refused: str, wanted: bytes, no_waiting: None
+) -> None:
+    shelf = Shelf(refused)
+    shelf.named["f"] = b""
+    path = tmp_path / "requests.jsonl"
+    path.write_bytes(b"lines\n")
+    http = HttpClient(name="together", base_url="https://fake.test", api_key="", transport=httpx.MockTransport(shelf))
+    with nullcontext() if wanted else pytest.raises(AmbiguousError):  # which is tried anew, with another file
+        TogetherShape(TOGETHER, http, account="a").upload(path, path.name)
+    assert shelf.named == {"f": wanted}
+
+
+@pytest.mark.parametrize("results", [{}, {"results": None}, {"results": []}])
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_openrouters_batch_is_known_by_its_rows_though_a_listing_leaves_them_out(
+    results: dict[str, Any], status: str
+) -> None:
+    counts = {"total": 2, "completed": 2, "failed": 0}
+    job = {"id": "b", "status": status, "created_at": 1000, "request_counts": counts}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path.endswith("/b"):
+            return httpx.Response(200, json={**job, "results": [{"custom_id": "token-0"}, {"custom_id": "token-1"}]})
+        return httpx.Response(200, json={"data": [{**job, **results}], "has_more": False})
+
+    http = HttpClient(
+        name="openrouter", base_url="https://fake.test", api_key="", transport=httpx.MockTransport(answer)
+    )
+    provider = OpenRouterBatches(OPENROUTER, http, account="a")
+    (batch,) = provider.list(0.0).batches
+    told = lost_creates._token_in_results  # pyright: ignore[reportPrivateUsage]
+    assert told(provider, batch) == "token"
+
+
+def test_an_empty_page_that_names_itself_as_the_next_one_is_the_end() -> None:
+    pages: list[dict[str, Any]] = [
+        {"batches": [xai()], "pagination_token": "t"},
+        {"batches": [], "pagination_token": "t"},
+    ]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=pages["pagination_token" in request.url.params])
+
+    http = HttpClient(name="xai", base_url="https://fake.test", api_key="", transport=httpx.MockTransport(answer))
+    listing = XaiBatches(XAI, http, account="a").list(0.0)
+    assert ([batch.id for batch in listing.batches], listing.complete) == (["b"], True)
 
 
 def test_a_reply_that_is_looked_at_as_a_whole_tells_the_time_too() -> None:

@@ -119,6 +119,8 @@ def test_a_name_that_can_not_be_imported_is_said_before_anything_is_sent() -> No
     empty: dict[str, Any] = {"type": "object", "properties": {"price": {}}}
     with pytest.raises(InputError, match="vertex: 'price' is an empty object"):
         VERTEX.line_parts(RequestSpec(operation=Operation.CHAT, model="m", schema=empty))
+    with pytest.raises(InputError, match="vertex: 'anyOf' is an empty object"):
+        VERTEX.line_parts(RequestSpec(operation=Operation.CHAT, model="m", schema={"anyOf": [{}, {}]}))
     for schema in (inner, {"anyOf": [inner, {"type": "null"}]}, {"$ref": "#/x"}):
         with pytest.raises(InputError, match=r"vertex: '\$(price|ref)' begins with"):
             VERTEX.line_parts(RequestSpec(operation=Operation.CHAT, model="m", schema=schema))
